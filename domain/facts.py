@@ -102,10 +102,14 @@ class FactBase(Part):
 
 
 class LedgerFounded(FactBase):
-    """Fact 1: the random id by which views, snapshots and spools know their ledger."""
+    """Fact 1: the random id by which views, snapshots and spools know their ledger.
+
+    `fingerprint` tells whether a service holds the server secret of this ledger.
+    """
 
     kind: Literal["LedgerFounded"] = "LedgerFounded"
     ledger: str
+    fingerprint: str = ""
 
 
 # --- definitions ---------------------------------------------------------------------------
