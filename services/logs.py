@@ -1,0 +1,45 @@
+"""How services log: a short sentence plus `action=` and ids, as data (style.md 13).
+
+    log = logs.logger("runner")
+    log.info("the job's process runs", action="job_started", job=job_id)
+
+Logs go to standard error; credentials and job output never do.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure(service: str, *, format: str = "console", level: str = "info") -> None:
+    """Set up the logging of this process: `format` is console or json (settings.log_format)."""
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    renderers: list[Any] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        if format == "json"
+        else [console]
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *renderers,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+
+
+def logger(name: str = "") -> Any:
+    """A logger; `name` tells the part of the service, where that helps the reader."""
+    return structlog.get_logger(**({"part": name} if name else {}))

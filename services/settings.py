@@ -1,0 +1,160 @@
+"""The settings of all services and where they come from.
+
+Flags win over `JOBLEDGER_*` environment variables, those over `DIR/jobledger.toml`, those over
+the defaults below (design.md 10). Durations are in seconds, sizes in bytes. Only this module
+reads the environment; it starts nothing and creates no files.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from services.errors import ConfigError
+
+MEBIBYTE = 1024 * 1024
+ENV_PREFIX = "JOBLEDGER_"
+_ZONE_PATH = re.compile(r"zoneinfo/(?:posix/|right/)?(.+)$")
+
+
+def host_zone() -> str:
+    """The IANA name of this machine's time zone; UTC where it has none."""
+    candidates = [os.environ.get("TZ", "").lstrip(":")]
+    try:
+        candidates.append(Path("/etc/timezone").read_text(encoding="utf-8").strip())
+    except OSError:
+        candidates.append("")
+    link = _ZONE_PATH.search(os.path.realpath("/etc/localtime"))
+    candidates.append(link[1] if link else "")
+    return next((name for name in candidates if is_zone(name)), "UTC")
+
+
+def is_zone(name: str) -> bool:
+    """Whether this is the name of a time zone that the scheduler can use."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        return False
+    return bool(name)
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Each name is also its key in jobledger.toml."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("data"), description="Where everything of this machine is kept.")
+    nats: str | None = Field(
+        None, description="URL of NATS, or @FILE that holds it; default: what DIR/run/nats.url says"
+    )
+    host: str = Field("127.0.0.1", description="Address on which the API listens.")
+    port: int = Field(5522, ge=1, le=65535, description="Port on which the API listens.")
+    max_body: int = Field(1024 * MEBIBYTE, ge=1, description="Largest request body, in bytes.")
+    timezone: str = Field(
+        default_factory=host_zone, description="Zone of triggers that name none; the machine's."
+    )
+    dst_policy: Literal["literal", "once"] = Field(
+        "literal", description="Skipped and repeated wall times: as they come, or once each."
+    )
+    misfire_grace: float = Field(
+        60.0, ge=0, description="A fire later than this many seconds is recorded as missed."
+    )
+    max_jobs_per_min: int = Field(0, ge=0, description="Launches per minute; 0 = no limit.")
+    max_jobs_per_min_policy: Literal["defer", "drop"] = Field(
+        "defer", description="Scheduled launches above that limit: later, or not at all."
+    )
+    server_timeout: float = Field(
+        120.0, ge=5, description="A server silent for this many seconds is lost."
+    )
+    kill_timeout: float = Field(
+        10.0, ge=0, description="Seconds between SIGTERM and SIGKILL for an aborted job."
+    )
+    job_env: dict[str, str] = Field(default={}, description="Environment variables of every job.")
+    retention_days: float = Field(
+        0, ge=0, description="Finished jobs older than this many days are erased; 0 = never."
+    )
+    disk_reserve: int = Field(
+        256 * MEBIBYTE, ge=0, description="Writes are refused below this many free bytes."
+    )
+    replicas: Literal[1, 3, 5] = Field(1, description="Copies of the ledger in a NATS cluster.")
+    log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important messages that are logged."
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if not is_zone(value):
+            raise ValueError(f"'{value}' is not the name of a time zone")
+        return value
+
+    @property
+    def run_dir(self) -> Path:
+        """Where pidfiles, the lock and the NATS address are."""
+        return self.data_dir / "run"
+
+    @property
+    def nats_url(self) -> str:
+        """The URL of NATS with all that is needed to connect; ConfigError where none is known.
+
+        A URL holds credentials, so it may be given as `@FILE`, which no process list shows.
+        """
+        if self.nats and not self.nats.startswith("@"):
+            return self.nats
+        path = Path(self.nats[1:]) if self.nats else self.run_dir / "nats.url"
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            hint = "" if self.nats else " Start `jobledger up` first, or say where with --nats."
+            raise ConfigError(f"Cannot read the NATS address in {path}.{hint}") from error
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file in the data directory those two name."""
+        named = init_settings().get("data_dir") or env_settings().get("data_dir") or "data"
+        file = Path(named) / "jobledger.toml"
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+
+def load_settings(**flags: Any) -> Settings:
+    """The settings in force; flags that are None count as not given.
+
+    Raises ConfigError with one sentence that names the setting, or the file that is no TOML.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"jobledger.toml is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"The settings cannot be read: {error}.") from error
+    return settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting '{name}'."
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"Setting '{name}' is wrong: {reason[0].lower()}{reason[1:]}."
