@@ -1,0 +1,210 @@
+"""What a job is made of: definitions + one request -> the job's document (execution.md 3.1).
+
+The gateway, the scheduler and the runner all call `assemble` with the same records and the same
+request, so a job looks the same everywhere although only its request stands on the ledger.
+Knows nothing of what happens to the job afterwards.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from domain.facts import Actor, JobRequested, Json, MadeOf
+from domain.macros import expand_params, expand_text, overrides_of
+from domain.plugins import default_value
+
+# Event keys that a job does not take over (data.md 6).
+EVENT_ONLY = frozenset(
+    {"id", "title", "enabled", "triggers", "created", "modified", "revision", "username"}
+)
+# Keys that only the server may set (execution.md 3.1 step 1).
+LAUNCH_CONTEXT = frozenset({"command", "script", "uid", "gid", "cwd", "env", "kill", "runner"})
+# What a limit or an action carries after it was used; never inherited by a new job.
+_RUNTIME = frozenset({"date", "msg", "code", "description", "details", "elapsed_ms", "active"})
+# Macros that mention these wait until a server is chosen (execution.md 4).
+DEFERRED = frozenset({"server", "groups"})
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The records named by a job's `made_of`; empty objects where there was none."""
+
+    event: Json
+    category: Json
+    plugin: Json
+    config: Json
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A job before it runs: its wire document and what the start decisions read from it.
+
+    `job_limit` and `queue_limit` are counts, 0 = no such limit; `weight` counts against a
+    server's `maxJobs`; `retry` is the retry limit in force, if any.
+    """
+
+    document: Json
+    title: str
+    revision: int
+    job_limit: int
+    queue_limit: int
+    weight: float
+    retry: Json | None
+    multiplex: bool
+
+
+def assemble(made: Made, request: JobRequested) -> JobSpec:
+    """The job that `request` asks for, made of these records. Pure and total."""
+    document = {k: v for k, v in made.event.items() if k not in EVENT_ONLY}
+    document.update(
+        {k: v for k, v in request.overrides.items() if k != "params" and k not in LAUNCH_CONTEXT}
+    )
+    document |= _identity(request)
+    document["limits"] = _limits(made, request, document)
+    document["actions"] = _actions(made, request, document)
+    document["tags"] = _tags(request, document)
+    if request.input:
+        document["input"] = request.input
+    document |= _launch_context(made)
+    _fill_params(document, made, request)
+    return JobSpec(
+        document=document,
+        title=str(made.event.get("title") or request.event),
+        revision=int(made.event.get("revision") or 0),
+        job_limit=_amount(first_enabled(document["limits"], "job")),
+        queue_limit=_amount(first_enabled(document["limits"], "queue")),
+        weight=_weight(document["limits"]),
+        retry=first_enabled(document["limits"], "retry"),
+        multiplex=document.get("algo") == "multiplex" and request.workflow is None,
+    )
+
+
+def first_enabled(limits: Iterable[Json], type: str) -> Json | None:
+    """The first enabled limit of this type: the one that counts (execution.md 7)."""
+    return next((x for x in limits if x.get("type") == type and x.get("enabled")), None)
+
+
+def _identity(request: JobRequested) -> Json:
+    """The keys that name the job and say where it came from; absent ones stay absent."""
+    keys: Json = {
+        "id": request.job,
+        "event": request.event,
+        "source": request.source,
+        "username": request.username,
+        "now": request.now,
+    }
+    optional = {
+        "type": request.type,
+        "stype": request.stype,
+        "splugin": request.splugin,
+        "parent": request.parent,
+        "workflow": request.workflow,
+        "retry_prev": request.retry_prev,
+        "retry_count": request.retry_count or None,
+        "test": request.test or None,
+        "priority": request.priority or None,
+        "invisible": request.invisible or None,
+        "ephemeral": request.ephemeral or None,
+    }
+    return keys | {key: value for key, value in optional.items() if value is not None}
+
+
+def _limits(made: Made, request: JobRequested, document: Json) -> list[Json]:
+    own = [_fresh(limit) for limit in _objects(document.get("limits"))]
+    if request.test and not request.test_limits:
+        return own
+    return own + _inherited(made, "limits")
+
+
+def _actions(made: Made, request: JobRequested, document: Json) -> list[Json]:
+    actions = [_fresh(action) for action in _objects(document.get("actions"))]
+    if not request.test or request.test_actions:
+        actions += _inherited(made, "actions")
+    if request.test and request.test_conditions is not None:
+        actions = [a for a in actions if a.get("condition") in request.test_conditions]
+    return actions
+
+
+def _inherited(made: Made, key: str) -> list[Json]:
+    """Enabled ones of the category, then of the configuration, marked with their source."""
+    found = []
+    for source, record in (("category", made.category), ("universal", made.config)):
+        for entry in _objects(record.get(key)):
+            if entry.get("enabled"):
+                found.append(_fresh(entry) | {"source": source})
+    return found
+
+
+def _fresh(entry: Json) -> Json:
+    return {k: v for k, v in entry.items() if k not in _RUNTIME}
+
+
+def _objects(value: Any) -> list[Json]:
+    return [x for x in value if isinstance(x, dict)] if isinstance(value, list) else []
+
+
+def _tags(request: JobRequested, document: Json) -> list[str]:
+    tags = document.get("tags")
+    own = [t for t in tags if isinstance(t, str)] if isinstance(tags, list) else []
+    return own + request.add_tags + (["_test"] if request.test else [])
+
+
+def _launch_context(made: Made) -> Json:
+    plugin = made.plugin
+    return {
+        "env": dict(made.config.get("job_env") or {}),
+        "command": str(plugin.get("command") or ""),
+        "script": "(File)" if plugin.get("script") else "",
+        "uid": plugin.get("uid") or "",
+        "gid": plugin.get("gid") or "",
+        "kill": plugin.get("kill") or "parent",
+        "runner": bool(plugin.get("runner")),
+    }
+
+
+def _fill_params(document: Json, made: Made, request: JobRequested) -> None:
+    """Params: plugin and field defaults, the event's, the request's; then macros, overrides."""
+    fields = _objects(document.get("fields"))
+    params: Json = {}
+    for definition in [*_objects(made.plugin.get("params")), *fields]:
+        params[definition.get("id", "")] = default_value(definition)
+    asked = request.overrides.get("params")
+    params |= made.event.get("params") or {}
+    params |= asked if isinstance(asked, dict) else {}
+    given = document.get("input") or {}
+    context = document | {
+        "id": request.first_attempt or request.job,
+        "params": params,
+        "data": given.get("data") or {},
+        "files": given.get("files") or [],
+    }
+    field_ids = [str(f.get("id")) for f in fields]
+    params = expand_params(params, field_ids, context, defer=DEFERRED)
+    document["params"] = params
+    document["command"] = expand_text(document["command"], context | {"params": params})
+    document.update(overrides_of(params))
+    for key in ("uid", "gid"):
+        locked = any(d.get("id") == key and d.get("locked") for d in _plugin_params(made))
+        if locked and params.get(key):
+            document[key] = params[key]
+
+
+def _plugin_params(made: Made) -> list[Json]:
+    return _objects(made.plugin.get("params"))
+
+
+def _amount(limit: Json | None) -> int:
+    amount = limit.get("amount") if limit else 0
+    return int(amount) if isinstance(amount, int | float) and not isinstance(amount, bool) else 0
+
+
+def _weight(limits: Iterable[Json]) -> float:
+    limit = first_enabled(limits, "job")
+    weight = limit.get("weight") if limit else None
+    return float(weight) if isinstance(weight, int | float) and weight > 0 else 1.0
+
+
+# A job whose definitions are lost (a damaged view) still has an identity.
+NOTHING = Made(event={}, category={}, plugin={}, config={})
+NOBODY = Actor(type="system", id="system")
+UNMADE = MadeOf(event=0)

@@ -1,0 +1,187 @@
+"""The live jobs: folded from the ledger, indexed for the questions the owner asks.
+
+Every question costs the same whatever waits or is finished. A final job leaves with the fact
+that made it final and is handed to whoever keeps history. Knows nothing of how jobs are shown.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from domain import facts as f
+from domain.assembly import NOTHING, assemble
+from domain.facts import Recorded
+from domain.job import HOLDS_A_SLOT, Job, JobState, begin, evolve
+from projections.definitions import Definitions
+
+
+@dataclass(slots=True)
+class Scope:
+    """The jobs counted together by job and queue limits (execution.md 6.1)."""
+
+    running: int = 0
+    queued: int = 0
+    heap: list[tuple[bool, int, str]] = field(default_factory=list)
+
+
+class ActiveJobs:
+    """Fold of all facts about live jobs. `definitions` must have seen each fact first."""
+
+    def __init__(self, definitions: Definitions) -> None:
+        self.definitions = definitions
+        self.position = 0
+        self.jobs: dict[str, Job] = {}
+        self.by_event: dict[str, set[str]] = {}
+        self.by_server: dict[str, set[str]] = {}
+        self.by_parent: dict[str, set[str]] = {}
+        self.scopes: dict[str, Scope] = {}
+        self.weights: dict[str, float] = {}
+        self.owed: dict[str, Job] = {}
+
+    def apply(self, recorded: Recorded) -> list[Job]:
+        """Fold one fact; the jobs it touched, as they are now (final ones a last time)."""
+        if recorded.sequence <= self.position:
+            return []
+        self.position = recorded.sequence
+        match recorded.fact:
+            case f.JobRequested():
+                return self._requested(recorded)
+            case f.QueueFlushed(jobs=ids):
+                return self._flushed(ids)
+            case f.ServerJoined(server=server):
+                ids = sorted(self.by_server.get(server, ()))
+                return [job for id in ids for job in self._evolve(id, recorded)]
+            case f.FactBase():
+                return self._evolve(getattr(recorded.fact, "job", ""), recorded)
+
+    def running(self, scope: str) -> int:
+        """How many jobs hold a slot in this scope."""
+        return self.scopes[scope].running if scope in self.scopes else 0
+
+    def queued(self, scope: str) -> int:
+        """How many jobs wait in this scope's queue."""
+        return self.scopes[scope].queued if scope in self.scopes else 0
+
+    def queue(self, scope: str) -> Iterator[Job]:
+        """The queued jobs of a scope in the order in which they leave (execution.md 6.3)."""
+        if scope not in self.scopes:
+            return
+        heap = self.scopes[scope].heap
+        while heap and not self._is_queued(heap[0][2]):
+            heapq.heappop(heap)
+        if heap:
+            yield self.jobs[heap[0][2]]
+        rest = sorted({entry for entry in heap[1:] if self._is_queued(entry[2])} - set(heap[:1]))
+        yield from (self.jobs[id] for _, _, id in rest)
+
+    def head(self, scope: str) -> Job | None:
+        """The queued job that leaves next; constant cost."""
+        return next(self.queue(scope), None)
+
+    def load(self, server: str) -> float:
+        """The weight of the live jobs assigned to a server (execution.md 5.2)."""
+        return self.weights.get(server, 0.0)
+
+    def of_event(self, event: str) -> list[Job]:
+        """The live jobs of an event, oldest first."""
+        return sorted(
+            (self.jobs[id] for id in self.by_event.get(event, ())), key=lambda j: j.sequence
+        )
+
+    def children(self, parent: str) -> list[Job]:
+        """The live children of a multiplex job."""
+        return [self.jobs[id] for id in sorted(self.by_parent.get(parent, ()))]
+
+    def _is_queued(self, id: str) -> bool:
+        job = self.jobs.get(id)
+        return job is not None and job.state is JobState.QUEUED
+
+    def _requested(self, recorded: Recorded) -> list[Job]:
+        request = recorded.fact
+        assert isinstance(request, f.JobRequested)
+        if request.job in self.jobs:
+            return []
+        self.owed.pop(request.job, None)
+        made = self.definitions.made(request.made_of) or NOTHING
+        job = begin(recorded, assemble(made, request))
+        self._put(None, job)
+        return [job]
+
+    def _evolve(self, id: str, recorded: Recorded) -> list[Job]:
+        job = self.jobs.get(id)
+        if job is None:
+            return []
+        moved = evolve(job, recorded)
+        if moved is job:
+            return []
+        self._put(job, moved)
+        return [moved]
+
+    def _flushed(self, ids: list[str]) -> list[Job]:
+        gone = [self.jobs[id] for id in ids if self._is_queued(id)]
+        for job in gone:
+            self._put(job, None)
+        return gone
+
+    def _put(self, old: Job | None, new: Job | None) -> None:
+        """Replace a job and keep every index true."""
+        if old is not None:
+            self._count(old, -1)
+        if new is None or new.final is not None:
+            job = new or old
+            assert job is not None
+            self._leave(job)
+            if new is not None:
+                self._owe(new)
+            return
+        self.jobs[new.id] = new
+        if old is None:
+            self.by_event.setdefault(new.event, set()).add(new.id)
+            if new.request.workflow:
+                self.by_parent.setdefault(str(new.request.workflow.get("job")), set()).add(new.id)
+        if new.children and (old is None or not old.children):
+            self._owe(new)
+        self._count(new, +1)
+
+    def _count(self, job: Job, by: int) -> None:
+        scope = self.scopes.setdefault(job.scope, Scope())
+        if job.state in HOLDS_A_SLOT:
+            scope.running += by
+        elif job.state is JobState.QUEUED:
+            scope.queued += by
+            if by > 0:
+                entry = (not job.request.priority, job.sequence, job.id)
+                heapq.heappush(scope.heap, entry)
+        if by < 0 and scope.running == scope.queued == 0:
+            del self.scopes[job.scope]
+        if job.server is not None and job.final is None:
+            held = self.by_server.setdefault(job.server, set())
+            (held.add if by > 0 else held.discard)(job.id)
+            self.weights[job.server] = self.weights.get(job.server, 0.0) + by * job.spec.weight
+            if not held:
+                del self.by_server[job.server], self.weights[job.server]
+
+    def _leave(self, job: Job) -> None:
+        self.jobs.pop(job.id, None)
+        _discard(self.by_event, job.event, job.id)
+        if job.request.workflow:
+            _discard(self.by_parent, str(job.request.workflow.get("job")), job.id)
+
+    def _owe(self, job: Job) -> None:
+        """Followers named but not yet requested: any leader appends them (design.md 3.3)."""
+        if job.final is not None and job.final.retry is not None:
+            follower = job.final.retry.job
+            if follower not in self.jobs:
+                self.owed[follower] = job
+        elif job.final is None:
+            for child in job.children:
+                if child.job not in self.jobs:
+                    self.owed[child.job] = job
+
+
+def _discard(index: dict[str, set[str]], key: str, id: str) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.discard(id)
+        if not members:
+            del index[key]
