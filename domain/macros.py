@@ -256,6 +256,7 @@ class _Expansion:
         try:
             value = self.value(macro)
             text = self.missing if value is None else to_text(value)
+            self.work.spend(len(text) // 64)
             if len(text) > self.room:
                 raise ExpressionError("Expanded text is too long")
         except (BadRequest, ExpressionError) as error:
@@ -264,8 +265,9 @@ class _Expansion:
         return text
 
     def value(self, macro: _Macro) -> Any:
-        expression = parse(_source(macro, self.value))
-        return evaluate(expression, self.context, resolvers=self.resolvers, work=self.work)
+        source = _source(macro, self.value)
+        self.work.spend(len(source) // 64)
+        return evaluate(parse(source), self.context, resolvers=self.resolvers, work=self.work)
 
 
 def _error(error: Exception) -> str:
