@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-import re2
-
 from domain.expressions.values import (
     ExpressionError,
     contains,
@@ -27,6 +25,7 @@ from domain.expressions.values import (
     to_number,
     truthy,
 )
+from domain.patterns import compiled
 
 Resolver = Callable[[str], str | None]
 """Turns the id of a server, or of an event or job, into its title; None when unknown."""
@@ -39,16 +38,6 @@ MAX_PATH_STEPS = 16
 
 _LEADING_INTEGER = re.compile(r"\s*([+-]?\d{1,300})", re.ASCII)
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
-
-
-def _quiet_options() -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = 1024 * 1024
-    return options
-
-
-_RE2_OPTIONS = _quiet_options()
 
 
 def _numbers(values: tuple[Any, ...]) -> list[int | float]:
@@ -185,10 +174,11 @@ def match(value: Any, pattern: Any) -> bool:
     source = plain_text(pattern)
     if len(source) > MAX_PATTERN:
         raise ExpressionError("match: pattern is too long")
+    machine = compiled(source)
+    if machine is None:
+        raise ExpressionError(f"match: bad pattern {source!r}")
     try:
-        return re2.compile(source, _RE2_OPTIONS).search(plain_text(value)) is not None
-    except re2.error as error:
-        raise ExpressionError(f"match: bad pattern {source!r}") from error
+        return machine.search(plain_text(value)) is not None
     except UnicodeEncodeError as error:
         raise ExpressionError("match: text is not valid Unicode") from error
 
