@@ -8,7 +8,7 @@ Stored nonsense (an unknown zone, a list that is none) makes its trigger non-mat
 raises because of it (scheduling.md 3.4).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, TypeGuard
@@ -17,7 +17,7 @@ from domain.civil import CalendarRule, known_zones, moments_of, next_match
 from domain.facts import Json
 
 _BEGINNING, _END = -(2**62), 2**62
-_LIST_BOUNDS = {
+SCHEDULE_LISTS: Mapping[str, tuple[int, int]] = {
     "years": (1, 9_999),
     "months": (1, 12),
     "days": (-7, 31),
@@ -25,6 +25,7 @@ _LIST_BOUNDS = {
     "hours": (0, 23),
     "minutes": (0, 59),
 }
+"""The lists of a schedule trigger with the least and greatest value of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ def _schedule(trigger: Json, default_zone: str, dst_policy: str) -> _Schedule | 
     if not _is_zone(zone):
         return None
     sets = {}
-    for name, (lowest, highest) in _LIST_BOUNDS.items():
+    for name, (lowest, highest) in SCHEDULE_LISTS.items():
         values = trigger.get(name)
         if values is not None and not isinstance(values, list):
             return None
