@@ -4,7 +4,7 @@ Every question costs the same whatever waits or is finished. A final job leaves 
 that made it final and is handed to whoever keeps history. Knows nothing of how jobs are shown.
 """
 
-import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,13 +15,23 @@ from domain.job import HOLDS_A_SLOT, Job, JobState, begin, evolve
 from projections.definitions import Definitions
 
 
+_COMPACT = 1024  # departed entries are kept up to this many
+
+Entry = tuple[bool, int, str]  # not priority, sequence of the request, job: the order of leaving
+
+
 @dataclass(slots=True)
 class Scope:
-    """The jobs counted together by job and queue limits (execution.md 6.1)."""
+    """The jobs counted together by job and queue limits (execution.md 6.1).
+
+    `line` is sorted; what left it stays until `start` has passed it, so that leaving costs
+    nothing however many wait.
+    """
 
     running: int = 0
     queued: int = 0
-    heap: list[tuple[bool, int, str]] = field(default_factory=list)
+    line: list[Entry] = field(default_factory=list)
+    start: int = 0
 
 
 class ActiveJobs:
@@ -63,20 +73,33 @@ class ActiveJobs:
         return self.scopes[scope].queued if scope in self.scopes else 0
 
     def queue(self, scope: str) -> Iterator[Job]:
-        """The queued jobs of a scope in the order in which they leave (execution.md 6.3)."""
-        if scope not in self.scopes:
-            return
-        heap = self.scopes[scope].heap
-        while heap and not self._is_queued(heap[0][2]):
-            heapq.heappop(heap)
-        if heap:
-            yield self.jobs[heap[0][2]]
-        rest = sorted({entry for entry in heap[1:] if self._is_queued(entry[2])} - set(heap[:1]))
-        yield from (self.jobs[id] for _, _, id in rest)
+        """The queued jobs of a scope in the order in which they leave (execution.md 6.3).
 
-    def head(self, scope: str) -> Job | None:
-        """The queued job that leaves next; constant cost."""
-        return next(self.queue(scope), None)
+        Taking the first few costs the same however many wait.
+        """
+        entry = self.scopes.get(scope)
+        if entry is None:
+            return
+        while entry.start < len(entry.line) and not self._is_queued(entry.line[entry.start][2]):
+            entry.start += 1
+        if entry.start > _COMPACT:
+            del entry.line[: entry.start]
+            entry.start = 0
+        last = None
+        for place in range(entry.start, len(entry.line)):
+            id = entry.line[place][2]
+            if id != last and self._is_queued(id):
+                yield self.jobs[id]
+            last = id
+
+    def queue_position(self, job: Job) -> int:
+        """A queued job's place, 1-based; 0 for a priority job (data.md 6.1)."""
+        if job.request.priority:
+            return 0
+        entry = self.scopes[job.scope]
+        place = bisect_left(entry.line, (True, job.sequence, job.id), lo=entry.start)
+        ahead = entry.line[entry.start : place]
+        return 1 + sum(1 for _, _, id in ahead if self._is_queued(id))
 
     def load(self, server: str) -> float:
         """The weight of the live jobs assigned to a server (execution.md 5.2)."""
@@ -151,7 +174,7 @@ class ActiveJobs:
             scope.queued += by
             if by > 0:
                 entry = (not job.request.priority, job.sequence, job.id)
-                heapq.heappush(scope.heap, entry)
+                insort(scope.line, entry, lo=scope.start)
         if by < 0 and scope.running == scope.queued == 0:
             del self.scopes[job.scope]
         if job.server is not None and job.final is None:

@@ -24,16 +24,23 @@ class EventSchedule:
     """Where the evaluation of one event stands.
 
     anchor: sequence of the fact from which fires get their identity
+    version: sequence of the definition in force; `definition` is its record
     settled: Unix seconds up to which all is on the ledger and `nth` is the counter
     fired: fires on the ledger that are due after `settled`
     """
 
     anchor: int
+    version: int
+    definition: Json
     plan: Plan
     settled: float
     nth: int | None
-    enabled: bool
     fired: set[FireId] = field(default_factory=set)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the event itself is switched on."""
+        return bool(self.definition.get("enabled"))
 
     @property
     def catches_up(self) -> bool:
@@ -125,6 +132,21 @@ class Schedule:
                 nth = nth if minute.nth is None else minute.nth
         return after, nth
 
+    def made_of(self, entry: EventSchedule) -> MadeOf:
+        """The sequences of the definitions that a fire of this event is made of."""
+        catalog = self.definitions.catalog
+
+        def sequence_of(type: str, id: str) -> int:
+            version = catalog[type].get(id)
+            return version.sequence if version else 0
+
+        return MadeOf(
+            event=entry.version,
+            category=sequence_of("category", str(entry.definition.get("category"))),
+            plugin=sequence_of("plugin", str(entry.definition.get("plugin"))),
+            config=sequence_of("config", "config"),
+        )
+
     def _updated(self, fact: f.EventUpdated, sequence: int) -> None:
         old = self.events.get(fact.event)
         reanchors = old is None or fact.counters or {"triggers", "enabled"} & set(fact.changed)
@@ -132,6 +154,8 @@ class Schedule:
             if old is not None:
                 self._keep_owed(fact, old)
             self.events[fact.event] = self._anchored(fact, sequence, old)
+        elif old is not None:
+            old.version, old.definition = sequence, fact.definition
 
     def _anchored(
         self, fact: f.EventCreated | f.EventUpdated, sequence: int, old: EventSchedule | None
@@ -145,17 +169,15 @@ class Schedule:
             settled = counters.cursor + 59.0
         elif old is not None and old.catches_up and plan.catchup is not None and not old.enabled:
             settled = old.settled  # while it was off, the cursor stood still (scheduling.md 3.2)
-        enabled = bool(fact.definition.get("enabled"))
-        return EventSchedule(sequence, plan, settled, nth, enabled)
+        return EventSchedule(sequence, sequence, fact.definition, plan, settled, nth)
 
     def _keep_owed(self, fact: f.EventUpdated, old: EventSchedule) -> None:
         """Fires of the old definition, due before its end, that are not on the ledger yet."""
-        previous = self.definitions.previous(fact.event)
-        if not old.enabled or previous is None or not self.running:
+        if not old.enabled or not self.running:
             return
         after, nth = self.start(fact.event)
         found = catch_up(old.plan, after, fact.at, nth=nth, grace=OWED_GRACE)
-        made_of = self.definitions.made_of_version(previous)
+        made_of = self.made_of(old)
         for fire in (fire for minute in found.minutes for fire in minute.fires):
             if (fire.trigger, fire.due) not in old.fired:
                 key = (fact.event, old.anchor, fire.trigger, float(fire.due))

@@ -1,0 +1,137 @@
+"""May this job start, wait, or end? The owner's decision before a server has it (execution.md 6).
+
+Pure: the situation (slots, queue, definitions, servers) is measured by the caller; the choice of
+a server is only asked for when the job would get a slot.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from domain import facts as f
+from domain.completion import Result, aborted
+from domain.facts import Json
+from domain.job import Job, JobState
+
+# A launch larger than this is asked for by the runner instead of copied into the order.
+LAUNCH_BYTES = 32 * 1024
+
+NO_SLOT = "Maximum number of concurrent jobs for event has been reached."
+NO_SLOT_NO_ROOM = (
+    "Maximum number of concurrent jobs for event has been reached, and the queue is maxed out."
+)
+NO_SERVER = "No available servers matching targets."
+NO_SERVER_NO_ROOM = "No available servers matching targets, and the queue is full."
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The server a job may start on; `robin` is the event's next round-robin index."""
+
+    server: str
+    boot: str
+    robin: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoServer:
+    """Why no server may have the job; `final` if waiting cannot help (unknown algorithm).
+
+    `unsettled` says that the fleet is not known yet: decide again in a moment.
+    """
+
+    reason: str = NO_SERVER
+    final: bool = False
+    unsettled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the start decision depends on besides the job.
+
+    running, queued: similar jobs, this round's decisions included
+    event: the event's record now in force, None if it is gone
+    ahead: whether others of the scope wait in the queue before this job
+    """
+
+    running: int
+    queued: int
+    event: Json | None
+    ahead: bool = False
+
+
+Start = Chosen | Result | f.JobQueued | None
+
+
+def decide_start(
+    job: Job,
+    situation: Situation,
+    choose: Callable[[], Chosen | NoServer],
+    *,
+    now: float,
+    actor: f.Actor,
+) -> Start:
+    """What becomes of a ready or queued job: a server, a result, a place in the queue.
+
+    None: nothing yet, ask again when something changed.
+    """
+    if job.abort is not None:
+        return aborted(job.abort.reason, retry_ok=job.abort.retry_ok)
+    if situation.event is None:
+        return aborted(f"Event not found: {job.event}")
+    if not situation.event.get("enabled") and not job.request.test:
+        return aborted(f"Event is disabled: {situation.event.get('title')}")
+    limit = job.spec.job_limit
+    if limit and (situation.running >= limit or situation.ahead):
+        return _wait(job, situation, NO_SLOT, NO_SLOT_NO_ROOM, retry_ok=False, now=now, actor=actor)
+    choice = choose()
+    if isinstance(choice, Chosen):
+        return choice
+    if choice.unsettled:
+        return None
+    if choice.final:
+        return aborted(choice.reason)
+    return _wait(
+        job, situation, choice.reason, NO_SERVER_NO_ROOM, retry_ok=True, now=now, actor=actor
+    )
+
+
+def _wait(
+    job: Job,
+    situation: Situation,
+    reason: str,
+    full: str,
+    *,
+    retry_ok: bool,
+    now: float,
+    actor: f.Actor,
+) -> Start:
+    """A place in the queue if there is one, else the end as abort (6.2; 5 step 6)."""
+    if job.state is JobState.QUEUED:
+        return None
+    room = job.spec.queue_limit
+    if not room:
+        return aborted(reason, retry_ok=retry_ok)
+    if situation.queued >= room:
+        return aborted(full, retry_ok=retry_ok)
+    return f.JobQueued(
+        at=now, actor=actor, cause=job.version, event=job.event, job=job.id, reason=reason
+    )
+
+
+def order(job: Job, chosen: Chosen, *, now: float, actor: f.Actor) -> f.JobAssigned:
+    """The order that hands the job to a runner (design.md 7)."""
+    launch = job.request.model_dump(mode="json", exclude_defaults=True)
+    small = len(job.request.model_dump_json(exclude_defaults=True)) <= LAUNCH_BYTES
+    return f.JobAssigned(
+        at=now,
+        actor=actor,
+        cause=job.version,
+        server=chosen.server,
+        boot=chosen.boot,
+        event=job.event,
+        job=job.id,
+        attempt=job.attempt,
+        made_of=job.request.made_of,
+        launch=launch if small else None,
+        robin=chosen.robin,
+    )

@@ -1,0 +1,106 @@
+"""The meta log of each live job: one line per fact that a person would want to know of.
+
+Kept beside the job itself, since no decision reads it (data.md 6.1, `activity`).
+"""
+
+from collections.abc import Iterable
+
+from domain import facts as f
+from domain.facts import Json, Recorded
+from domain.ids import base36
+from domain.job import Job
+
+KEPT = 1000  # lines per job
+
+
+class JobActivity:
+    """Fold of facts into lines `{id, epoch, msg, server?, username?}` per live job."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[Json]] = {}
+
+    def apply(self, recorded: Recorded, touched: Iterable[Job]) -> None:
+        """Note what a fact means for the jobs it touched."""
+        for job in touched:
+            lines = self._lines.setdefault(job.id, [])
+            for number, message in enumerate(_messages(recorded.fact, job)):
+                lines.append(_line(recorded, number, message, job))
+            if isinstance(recorded.fact, f.JobFinished):
+                lines.extend(recorded.fact.activity)
+            del lines[:-KEPT]
+
+    def of(self, job: str) -> list[Json]:
+        """The lines of a job so far, oldest first."""
+        return self._lines.get(job, [])
+
+    def forget(self, job: str) -> None:
+        """The job left the live set and its lines are stored."""
+        self._lines.pop(job, None)
+
+
+def _line(recorded: Recorded, number: int, message: str, job: Job) -> Json:
+    line: Json = {
+        "id": "m" + base36(recorded.sequence * 36 + number).rjust(15, "0"),
+        "epoch": recorded.fact.at,
+        "msg": message,
+    }
+    if job.server:
+        line["server"] = job.server
+    if recorded.fact.actor.type in ("user", "key"):
+        line["username"] = recorded.fact.actor.id
+    return line
+
+
+def _messages(fact: f.Fact, job: Job) -> list[str]:
+    match fact:
+        case f.JobRequested():
+            return _requested(fact)
+        case f.JobQueued(reason=reason):
+            return [f"Job is queued: {reason}"]
+        case f.JobDelayed(until=until):
+            return [f"Job waits until {until:.3f}."]
+        case f.JobReleased(reason=reason):
+            return [f"Job is ready: {reason}"]
+        case f.JobDelaySkipRequested():
+            return ["The delay was skipped."]
+        case f.JobStarting(server=server):
+            return [f"Start actions run; server {server} is held."]
+        case f.JobAssigned(server=server):
+            return [f"Server {server} was chosen by {job.spec.document.get('algo', 'random')}."]
+        case f.JobStarted(pid=pid):
+            return [f"The process runs, pid {pid}."]
+        case f.JobReturned(reason=reason):
+            return [f"The server gave the job back: {reason}"]
+        case f.JobAbortRequested(reason=reason):
+            return [f"Abort requested: {reason}"]
+        case f.JobAbortOrdered(reason=reason):
+            return [f"The server was told to end the job: {reason}"]
+        case f.JobFannedOut(children=children):
+            return [f"{len(children)} children were launched."]
+        case f.ActionEnded(stage=stage, code=code, description=description):
+            return [f"Action at {stage} ended with code {code}: {description}"]
+        case f.JobSuspended():
+            return ["Job is suspended."]
+        case f.JobResumed():
+            return ["Job goes on."]
+        case f.JobChanged(note=str(note)):
+            return [note]
+        case f.JobFinished(code=code):
+            return [f"The process is over, code {code}."]
+        case f.JobCompleted(code=code, description=description):
+            return [f"Job completed with code {code}: {description}"]
+        case f.ServerJoined(server=server):
+            return [f"Server {server} came back."]
+        case _:
+            return []
+
+
+def _requested(fact: f.JobRequested) -> list[str]:
+    lines = [f"Job requested by {fact.source} {fact.username} for event {fact.event}."]
+    if fact.retry_prev:
+        lines.append(f"This is attempt {fact.retry_count + 1}, after {fact.retry_prev}.")
+    if fact.parent:
+        lines.append(f"Launched by job {fact.parent.get('job')}.")
+    if fact.until is not None:
+        lines.append(f"Waits in {fact.wait} until {fact.until:.3f}.")
+    return lines

@@ -1,0 +1,138 @@
+"""How a job looks on the wire (data.md 6): the fold's state, the live telemetry, the meta log.
+
+Pure functions; what a caller may see of a document is the gateway's business.
+"""
+
+from collections.abc import Sequence
+
+from domain import facts as f
+from domain.facts import Json
+from domain.job import Job, JobState
+
+# Keys of a runner's report and of its live telemetry that a job shows as they are.
+POSTED = (
+    "label",
+    "perf",
+    "table",
+    "html",
+    "custom",
+    "redraw",
+    "status",
+    "procs",
+    "conns",
+    "cpu",
+    "mem",
+)
+_FINAL = (*POSTED[:6], "cpu", "mem", "disk", "net", "data", "files", "unknown", "timelines")
+# Where the log and large values of a final job are kept; never shown.
+LOG_KEY = "_log"
+LARGE_KEY = "_large"
+
+
+def document(
+    job: Job,
+    *,
+    groups: Sequence[str] = (),
+    position: int | None = None,
+    live: Json | None = None,
+    activity: Sequence[Json] = (),
+) -> Json:
+    """The whole job as `get_job` shows it, metrics as objects.
+
+    `position` is the place in the queue, `live` the job's part of its runner's last heartbeat.
+    A final job's document also has LOG_KEY and LARGE_KEY, for the history to keep.
+    """
+    shown = job.spec.document | job.changes
+    shown |= {
+        "state": str(job.state),
+        "started": job.started,
+        "updated": job.updated,
+        "log_file_size": 0,
+        "activity": list(activity),
+    }
+    if job.server is not None:
+        shown |= {"server": job.server, "groups": list(groups)}
+    _waiting(shown, job, position)
+    _running(shown, job, live or {})
+    _ended(shown, job)
+    return shown
+
+
+def _waiting(shown: Json, job: Job, position: int | None) -> None:
+    if job.until is not None and job.state in (JobState.START_DELAY, JobState.RETRY_DELAY):
+        shown["until"] = job.until
+    if job.state is JobState.QUEUED and position is not None:
+        shown["position"] = position
+    if job.suspended is not None:
+        shown["suspended"] = True
+
+
+def _running(shown: Json, job: Job, live: Json) -> None:
+    if job.pid is not None:
+        shown["pid"] = job.pid
+    if job.cwd is not None:
+        shown["cwd"] = job.cwd
+    if job.state is not JobState.ACTIVE:
+        return
+    shown["remote"] = True
+    shown["progress"] = live.get("progress") or 0
+    shown["log_file_size"] = live.get("log_size") or 0
+    shown["updated"] = max(job.updated, live.get("updated") or 0)
+    shown |= {key: live[key] for key in POSTED if key in live}
+
+
+def _ended(shown: Json, job: Job) -> None:
+    if job.finished is not None:
+        _reported(shown, job.finished)
+    result = job.final or job.ended
+    if job.completed is not None:
+        shown["completed"] = job.completed
+        shown["elapsed"] = round(max(0.0, job.completed - job.started), 3)
+        shown["complete"] = True
+        shown["progress"] = 1
+    if result is not None:
+        shown["code"] = result.code
+        shown["description"] = result.description
+    elif job.finished is not None and job.completed is not None:
+        shown["code"] = job.finished.code
+        shown["description"] = job.finished.description
+    if job.final is not None:
+        _final(shown, job, job.final)
+
+
+def _reported(shown: Json, finished: f.JobFinished) -> None:
+    shown |= {key: finished.report[key] for key in _FINAL if key in finished.report}
+    shown["log_file_size"] = finished.log.size if finished.log else 0
+    if finished.log is not None:
+        shown[LOG_KEY] = finished.log.model_dump()
+    if finished.large:
+        shown[LARGE_KEY] = {key: blob.model_dump() for key, blob in finished.large.items()}
+
+
+def _final(shown: Json, job: Job, final: f.JobCompleted) -> None:
+    shown["final"] = True
+    shown["tags"] = list(final.tags)
+    shown["event_title"] = job.spec.title
+    shown["event_revision"] = job.spec.revision
+    if final.jobs:
+        shown["jobs"] = list(final.jobs)
+    if final.retry is not None:
+        shown["retried"] = True
+    if final.retry_ok:
+        shown["retry_ok"] = True
+    if final.workflow is not None:
+        shown["workflow"] = final.workflow
+    for key in ("status", "procs", "conns", "suspended", "remote", "redraw"):
+        shown.pop(key, None)
+    if shown.get("ephemeral") and (final.code != 0 or shown.get("files")):
+        shown.pop("ephemeral")
+
+
+def with_plain_metrics(shown: Json) -> Json:
+    """The document with `cpu` and `mem` as plain numbers (api.md D7)."""
+    plain = {
+        key: shown[key].get("current", 0)
+        for key in ("cpu", "mem")
+        if isinstance(shown.get(key), dict)
+    }
+    return shown | plain

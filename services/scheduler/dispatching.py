@@ -1,0 +1,327 @@
+"""Rounds of decisions about jobs: start, wait, abort, complete, retry (execution.md 5 to 8).
+
+A round looks at what changed since the last one (touched jobs, freed slots, timers), never at
+all that waits. The decisions themselves are pure and live in domain/dispatch.py and
+domain/completion.py; this module gathers what they depend on.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from domain import completion
+from domain import facts as f
+from domain.dispatch import Chosen, NoServer, Situation, decide_start, order
+from domain.facts import Json, Recorded
+from domain.job import WAITING, Job, JobState
+from projections.active_jobs import ActiveJobs
+from projections.definitions import Definitions
+from projections.event_state import EventStates
+from projections.fleet import Fleet
+from services.scheduler.choosing import Chooser
+from services.settings import Settings
+
+Decision = tuple[str, f.Fact]
+
+# A server silent for this long gets no new jobs, and its aborted jobs end without it (design 3.3).
+SILENT = 10.0
+# A runner that has read an order for this long and does not know the job never will.
+UNKNOWN_AFTER = 15.0
+SWEEP = 1.0
+# A queue's head whose own targets have no server does not block others (execution.md 6.3), but
+# only this many are looked at in one round.
+QUEUE_LOOK = 1000
+
+log = structlog.get_logger()
+
+
+class Dispatching:
+    """What the leader must look at, and the decisions that follow. Times are Unix seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        definitions: Definitions,
+        jobs: ActiveJobs,
+        fleet: Fleet,
+        states: EventStates,
+    ) -> None:
+        self.settings = settings
+        self.definitions = definitions
+        self.jobs = jobs
+        self.fleet = fleet
+        self.chooser = Chooser(definitions, jobs, fleet, states)
+        self.actor = f.Actor(type="scheduler", id="")
+        self._touched: dict[str, None] = {}
+        self._freed: dict[str, None] = {}
+        self._parked: dict[str, None] = {}
+        self._starved: dict[str, None] = {}
+        self._flushes: list[Recorded] = []
+        self._timers: list[tuple[float, str]] = []
+        self._fleet_changed = False
+        self._swept = 0.0
+        self._taken: Counter[str] = Counter()
+        self._queued: Counter[str] = Counter()
+        self._decided: set[str] = set()
+        self._killed: set[tuple[str, int]] = set()
+
+    def begin(self, actor: f.Actor, now: float) -> None:
+        """Look at everything once: a new term."""
+        self.actor = actor
+        self._touched = dict.fromkeys(j.id for j in _oldest_first(self.jobs))
+        self._freed = dict.fromkeys(self.jobs.scopes)
+        self._parked.clear()
+        self._starved.clear()
+        self._flushes.clear()
+        self._timers.clear()
+        self._killed.clear()
+        self._swept = 0.0
+        self._fleet_changed = True
+        self.chooser.begin(now)
+
+    def note(self, recorded: Recorded, touched: list[Job]) -> None:
+        """Remember what a fact asks to look at again."""
+        for job in touched:
+            self._touched[job.id] = None
+            self._freed[job.scope] = None
+        match recorded.fact:
+            case f.ServerJoined() | f.ServerLeft() | f.CatalogUpdated(type="server" | "group"):
+                self._fleet_changed = True
+            case f.QueueFlushRequested():
+                self._flushes.append(recorded)
+            case f.EventDeleted(event=event) | f.EventUpdated(event=event):
+                for job in self.jobs.of_event(event):
+                    if job.state in WAITING:
+                        self._touched[job.id] = None
+            case _:
+                pass
+
+    def heard(self, message: dict[str, Any], now: float) -> bool:
+        """A runner's heartbeat; True if a decision may follow from it."""
+        changed = self.chooser.heard(message, now)
+        self._fleet_changed = self._fleet_changed or changed
+        return changed
+
+    def listen_again(self) -> None:
+        """The connection was lost: silence until now says nothing about the servers."""
+        self.chooser.deafened()
+
+    def has_work(self) -> bool:
+        """Whether a round would look at something now, timers aside."""
+        return bool(
+            self._touched or self._freed or self._flushes or self._fleet_changed or self.jobs.owed
+        )
+
+    def next_due(self) -> float | None:
+        """When the next timer ends, in Unix seconds."""
+        return self._timers[0][0] if self._timers else None
+
+    def decide(self, now: float, limit: int) -> list[Decision]:
+        """One round: at most about `limit` decisions, oldest concerns first."""
+        self._taken.clear()
+        self._queued.clear()
+        self._decided.clear()
+        self.chooser.round(now)
+        self._ring(now)
+        decisions: list[Decision] = []
+        for source in (
+            self._followers(now),
+            self._flush(now),
+            self._settle_touched(now),
+            self._leave_queues(now),
+        ):
+            for decision in source:
+                decisions.append(decision)
+                if len(decisions) >= limit:
+                    return decisions
+        return decisions
+
+    # --- what to look at -------------------------------------------------------------------
+
+    def _ring(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            self._touched[heapq.heappop(self._timers)[1]] = None
+        if now - self._swept >= SWEEP:
+            self._swept = now
+            self._sweep(now)
+        if self._fleet_changed:
+            self._fleet_changed = False
+            self._touched |= self._parked
+            self._freed |= self._starved
+            self._parked.clear()
+            self._starved.clear()
+
+    def _sweep(self, now: float) -> None:
+        """Once a second: jobs whose server is silent or does not know them."""
+        self._fleet_changed = self._fleet_changed or bool(self._parked or self._starved)
+        for server in list(self.jobs.by_server):
+            if not self.chooser.silent(server, SILENT, now) and not self._strangers(server, now):
+                continue
+            for id in self.jobs.by_server[server]:
+                self._touched[id] = None
+
+    def _strangers(self, server: str, now: float) -> bool:
+        return any(
+            self.chooser.unknown_for(self.jobs.jobs[id], now) > UNKNOWN_AFTER
+            for id in self.jobs.by_server[server]
+        )
+
+    # --- decisions -------------------------------------------------------------------------
+
+    def _followers(self, now: float) -> Iterator[Decision]:
+        """Retries that a completed job named and nobody requested yet (design.md 3.3)."""
+        for id, job in list(self.jobs.owed.items()):
+            if job.final is not None and job.final.retry is not None:
+                made_of = self.definitions.retry_made_of(job.request.made_of, job.spec.document)
+                fact = completion.retry_request(job, job.final.retry, made_of, now, self.actor)
+                yield id, fact
+
+    def _flush(self, now: float) -> Iterator[Decision]:
+        for recorded in self._flushes:
+            event = getattr(recorded.fact, "event", "")
+            ids = [j.id for j in self.jobs.of_event(event) if j.state is JobState.QUEUED]
+            self._decided.update(ids)
+            yield (
+                f"flush-{recorded.sequence}",
+                f.QueueFlushed(
+                    at=now, actor=self.actor, cause=recorded.sequence, event=event, jobs=ids
+                ),
+            )
+        self._flushes.clear()
+
+    def _settle_touched(self, now: float) -> Iterator[Decision]:
+        while self._touched:
+            id = next(iter(self._touched))
+            del self._touched[id]
+            job = self.jobs.jobs.get(id)
+            if job is not None and id not in self._decided:
+                yield from self._settle(job, now)
+
+    def _settle(self, job: Job, now: float) -> Iterator[Decision]:
+        """What follows from the job as it is now."""
+        result = completion.result_of(job) or self._hopeless(job, now)
+        if result is not None:
+            yield self._complete(job, result, now)
+        elif job.state in WAITING:
+            if job.until is not None and job.until > now and job.abort is None:
+                heapq.heappush(self._timers, (job.until, job.id))
+            elif job.state is not JobState.QUEUED or job.abort is not None:
+                yield from self._start(job, now)
+            elif self._event_of(job) is None:
+                yield from self._start(job, now)
+        elif job.abort is not None and job.assigned and job.abort_ordered is None:
+            yield self._order_abort(job, job.abort.reason, job.abort.retry_ok, now)
+
+    def _hopeless(self, job: Job, now: float) -> completion.Result | None:
+        """The end of a job whose runner is gone, deaf or does not know it (execution.md 12)."""
+        if not job.assigned or job.server is None:
+            return None
+        if job.unknown_to_server or self.chooser.unknown_for(job, now) > UNKNOWN_AFTER:
+            return self._end_of_lost(job, "Its server does not know the job (any more).")
+        if job.abort is not None:
+            if job.state is JobState.FINISHING or self.chooser.silent(job.server, SILENT, now):
+                return completion.aborted(job.abort.reason, retry_ok=job.abort.retry_ok)
+            deadline = (job.abort_ordered or now) + self.settings.kill_timeout * 2 + UNKNOWN_AFTER
+            if now > deadline:
+                return completion.aborted(job.abort.reason, retry_ok=job.abort.retry_ok)
+        if self.chooser.silent(job.server, self.settings.server_timeout, now):
+            wait = self.settings.server_timeout
+            return self._end_of_lost(job, f"Server lost: nothing heard of it for {wait:g} seconds.")
+        return None
+
+    def _end_of_lost(self, job: Job, reason: str) -> completion.Result:
+        if job.abort is not None:
+            return completion.aborted(job.abort.reason, retry_ok=job.abort.retry_ok)
+        return completion.aborted(reason, retry_ok=True)
+
+    def _complete(self, job: Job, result: completion.Result, now: float) -> Decision:
+        self._decided.add(job.id)
+        self._freed[job.scope] = None
+        if self.chooser.limited(job):
+            self._fleet_changed = True
+        fact = completion.complete(
+            job, result, known_tags=self.definitions.tag_names, now=now, actor=self.actor
+        )
+        return f"{job.id}-completed", fact
+
+    def _order_abort(self, job: Job, reason: str, retry_ok: bool, now: float) -> Decision:
+        self._decided.add(job.id)
+        assert job.server is not None
+        fact = f.JobAbortOrdered(
+            at=now,
+            actor=self.actor,
+            cause=job.version,
+            server=job.server,
+            event=job.event,
+            job=job.id,
+            order=job.order,
+            reason=reason,
+            retry_ok=retry_ok,
+        )
+        return f"{job.id}-{job.order}-abort", fact
+
+    def _leave_queues(self, now: float) -> Iterator[Decision]:
+        """Fill the freed slots of each scope from its queue, in order (execution.md 6.3)."""
+        while self._freed:
+            scope = next(iter(self._freed))
+            starved: set[tuple[Any, ...]] = set()
+            for job in islice(self.jobs.queue(scope), QUEUE_LOOK):
+                limit = job.spec.job_limit
+                if limit and self.jobs.running(scope) + self._taken[scope] >= limit:
+                    break
+                targets = tuple(job.spec.document.get("targets") or ())
+                if job.id in self._decided or targets in starved:
+                    continue
+                found = list(self._start(job, now))
+                if not found:
+                    starved.add(targets)
+                yield from found
+            self._freed.pop(scope, None)
+
+    def _start(self, job: Job, now: float) -> Iterator[Decision]:
+        running = self.jobs.running(job.scope) + self._taken[job.scope]
+        queued = self.jobs.queued(job.scope) + self._queued[job.scope]
+        situation = Situation(
+            running=running,
+            queued=queued,
+            event=self._event_of(job),
+            ahead=job.state is not JobState.QUEUED and queued > 0,
+        )
+
+        def choose() -> Chosen | NoServer:
+            return self.chooser.choose(job, now)
+
+        start = decide_start(job, situation, choose, now=now, actor=self.actor)
+        match start:
+            case None:
+                waiting = self._starved if job.state is JobState.QUEUED else self._parked
+                waiting[job.scope if job.state is JobState.QUEUED else job.id] = None
+            case Chosen():
+                yield self._assign(job, start, now)
+            case f.JobQueued():
+                self._decided.add(job.id)
+                self._queued[job.scope] += 1
+                self._starved[job.scope] = None
+                yield f"{job.id}-{job.version}-queued", start
+            case completion.Result():
+                yield self._complete(job, start, now)
+
+    def _assign(self, job: Job, chosen: Chosen, now: float) -> Decision:
+        self._decided.add(job.id)
+        self._taken[job.scope] += 1
+        if job.state is JobState.QUEUED:
+            self._queued[job.scope] -= 1
+        self.chooser.take(job, chosen)
+        return f"{job.id}-{job.version}-assigned", order(job, chosen, now=now, actor=self.actor)
+
+    def _event_of(self, job: Job) -> Json | None:
+        version = self.definitions.events.get(job.event)
+        return version.record if version else None
+
+
+def _oldest_first(jobs: ActiveJobs) -> list[Job]:
+    return sorted(jobs.jobs.values(), key=lambda job: job.sequence)

@@ -1,0 +1,119 @@
+"""Who leads: terms on the ledger, announcements beside it (design.md 3.4).
+
+There is no lock service: a scheduler that appends TermStarted, expecting the last fact of
+`facts.term` it knows, leads; its sequence is the token that guards every write of the term. The
+announcements only tell standbys when it is worth trying.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from domain import facts as f
+from domain.subjects import TERM
+from services.ledger import live
+from services.ledger.connection import Ledger
+from services.ledger.errors import LedgerUnavailable, WrongSequence
+
+ANNOUNCE_EVERY = 0.5  # seconds; three announcements fit into the shortest patience
+PATIENCE = (1.5, 2.5)  # seconds of silence; random, so that standbys do not race each time
+
+log = structlog.get_logger()
+
+
+class Leadership:
+    """One scheduler's knowledge of the current term, and its attempts to begin one."""
+
+    def __init__(self, ledger: Ledger, instance: str, clock: Callable[[], float]) -> None:
+        self.ledger = ledger
+        self.instance = instance
+        self.clock = clock
+        self.term = 0  # the fencing token while this instance leads, else 0
+        self.last = 0  # sequence of the last fact of facts.term that was read
+        self.vacant = True  # whether that fact ended a term
+        self._heard = time.monotonic()
+        self._changed = asyncio.Event()
+
+    def apply(self, recorded: f.Recorded) -> None:
+        """Follow the terms: a newer term of somebody else ends ours."""
+        match recorded.fact:
+            case f.TermStarted(instance=instance):
+                self.last, self.vacant = recorded.sequence, False
+                if instance != self.instance:
+                    self.term = 0
+                self._heard = time.monotonic()
+            case f.TermEnded():
+                self.last, self.vacant = recorded.sequence, True
+                self._changed.set()
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Another scheduler's announcement."""
+        if message.get("leading") and message.get("instance") != self.instance:
+            self._heard = time.monotonic()
+
+    async def announce(self) -> None:
+        """Tell the others, twice a second, until cancelled."""
+        while True:
+            message = {
+                "instance": self.instance,
+                "term": self.term,
+                "leading": self.term != 0,
+                "at": self.clock(),
+            }
+            if self.ledger.connected:
+                await live.publish(self.ledger, "live.scheduler", message)
+            await asyncio.sleep(ANNOUNCE_EVERY)
+
+    async def win(self) -> int:
+        """Wait until this instance leads; the term's fencing token."""
+        while True:
+            await self._silence()
+            try:
+                fact = f.TermStarted(at=self.clock(), actor=self.actor, instance=self.instance)
+                command = f"term-{self.instance}-{self.last}"
+                self.term = await self.ledger.append(fact, id=command, expect=self.last)
+            except WrongSequence as lost:
+                self._heard, self.vacant = time.monotonic(), False
+                log.info("another scheduler leads", action="term_lost", last=lost.last)
+            except LedgerUnavailable as error:
+                self._heard = time.monotonic()
+                log.warning(str(error), action="term_unknown")
+            else:
+                log.info("this scheduler leads", action="term_started", term=self.term)
+                return self.term
+
+    async def resign(self) -> None:
+        """End the own term on purpose, so that the next one takes over at once."""
+        if not self.term:
+            return
+        fact = f.TermEnded(at=self.clock(), actor=self.actor, instance=self.instance)
+        try:
+            await self.ledger.append(fact, id=f"end-{self.term}", expect=self.term)
+        except (WrongSequence, LedgerUnavailable) as error:
+            log.warning("the term could not be ended", action="resign_failed", error=str(error))
+        self.term = 0
+
+    @property
+    def actor(self) -> f.Actor:
+        """Who decides: the term while leading."""
+        return f.Actor(type="scheduler", id=str(self.term or self.instance))
+
+    async def _silence(self) -> None:
+        """Return when no leader was heard for a while, or at once when none is in office."""
+        patience = random.uniform(*PATIENCE)  # noqa: S311 - not a secret
+        while not self.vacant:
+            left = self._heard + patience - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout=left)
+            except TimeoutError:
+                continue
+
+
+__all__ = ["TERM", "Leadership"]

@@ -1,0 +1,212 @@
+"""The scheduler: owns each job from request to assignment and from report to completion.
+
+Folds the ledger all the time. While it leads, it decides in rounds: decide on the fold, append
+under the term's fence, wait until the own reader has seen the last own write, decide again
+(design.md 3.4). What is decided lives in firing.py, dispatching.py, completing.py and acting.py.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import structlog
+
+from domain import facts as f
+from domain.facts import Recorded
+from projections.active_jobs import ActiveJobs
+from projections.definitions import Definitions
+from projections.event_state import EventStates
+from projections.fleet import Fleet
+from projections.schedule import Schedule
+from services.ledger import live
+from services.ledger.connection import Ledger
+from services.ledger.errors import Deposed, LedgerUnavailable
+from services.ledger.reader import Follower
+from services.scheduler.dispatching import Dispatching
+from services.scheduler.firing import Firing
+from services.scheduler.launching import answer_launches
+from services.scheduler.leadership import Leadership
+from services.settings import Settings
+
+# A round of decisions; bounded so that one append stays short (a batch holds at most 1,000).
+ROUND = 1000
+# Limits, silence of servers and deadlines are looked at once a second (execution.md 7.1).
+SWEEP = 1.0
+SETTLE_TIMEOUT = 10.0
+
+log = structlog.get_logger()
+
+
+class Scheduler:
+    """One scheduler process: a standby that may lead."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.clock = clock
+        self.instance = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.definitions = Definitions()
+        self.fleet = Fleet()
+        self.states = EventStates()
+        self.jobs = ActiveJobs(self.definitions)
+        self.schedule = Schedule(
+            self.definitions, zone=settings.timezone, dst_policy=settings.dst_policy
+        )
+        self.leadership = Leadership(ledger, self.instance, clock)
+        self.firing = Firing(self.schedule, settings)
+        self.dispatching = Dispatching(
+            settings, self.definitions, self.jobs, self.fleet, self.states
+        )
+        self.follower = Follower(ledger, self._apply, after=0, after_batch=self._wake)
+        self._woken = asyncio.Event()
+        self._leading = False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Scheduler"]:
+        """Follow, announce, answer and lead in the background until the block is left."""
+        self.ledger.on_reconnect.append(self.dispatching.listen_again)
+        await live.listen(self.ledger, "live.server.*", self._heartbeat)
+        await live.listen(self.ledger, "live.scheduler", self._announcement)
+        await answer_launches(self)
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self.follower.run(), name="follow"),
+                tasks.create_task(self.leadership.announce(), name="announce"),
+                tasks.create_task(self._serve_terms(), name="lead"),
+            ]
+            try:
+                yield self
+            finally:
+                running[2].cancel()
+                await asyncio.gather(running[2], return_exceptions=True)
+                await self._resign()
+                for task in running:
+                    task.cancel()
+
+    async def _serve_terms(self) -> None:
+        """Wait to lead, lead until deposed, and so on."""
+        await self.follower.caught_up.wait()
+        while True:
+            term = await self.leadership.win()
+            await self.follower.reached(term, SETTLE_TIMEOUT)
+            self._begin(term)
+            try:
+                await self._lead(term)
+            except Deposed:
+                log.warning("another scheduler leads now", action="term_deposed", term=term)
+            finally:
+                self._leading = False
+            self.leadership.term = 0
+
+    def _begin(self, term: int) -> None:
+        now = self.clock()
+        actor = self.leadership.actor
+        self.firing.begin(actor, now)
+        self.dispatching.begin(actor, now)
+        self._leading = True
+        log.info("term begins", action="term_begins", term=term, jobs=len(self.jobs.jobs))
+
+    async def _lead(self, term: int) -> None:
+        """Decide, append, read back; until somebody else leads."""
+        while self.leadership.term == term:
+            decisions = self.decide(self.clock())
+            if not decisions:
+                await self._pause()
+                continue
+            try:
+                last = await self.ledger.append_fenced(decisions, term)
+                await self.follower.reached(last, SETTLE_TIMEOUT)
+            except LedgerUnavailable as error:
+                log.warning(str(error), action="decisions_unknown")
+                await self._settle(term)
+        raise Deposed("a newer term was read")
+
+    def decide(self, now: float) -> list[tuple[str, f.Fact]]:
+        """One round of decisions on the fold as it is; [] when there is nothing to do."""
+        decisions = self.dispatching.decide(now, ROUND)
+        if len(decisions) < ROUND:
+            decisions += self.firing.decide(now)
+        return decisions
+
+    async def _pause(self) -> None:
+        """Sleep until something was read, something is due, or a second has passed."""
+        now = self.clock()
+        dues = [d for d in (self.firing.next_due(), self.dispatching.next_due()) if d is not None]
+        wait = min([SWEEP, *(due - now for due in dues)])
+        if wait <= 0:
+            return
+        self._woken.clear()
+        if self.dispatching.has_work():
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), timeout=wait)
+
+    async def _settle(self, term: int) -> None:
+        """After an append of unknown outcome: read to the end, then decide from the fold."""
+        while self.leadership.term == term:
+            try:
+                if await self.follower.reached(await self.ledger.end(), SETTLE_TIMEOUT):
+                    self._begin(term)
+                    return
+            except LedgerUnavailable:
+                await asyncio.sleep(0.2)
+
+    async def _resign(self) -> None:
+        term = self.leadership.term
+        if not term:
+            return
+        try:
+            ticks = self.firing.settle(self.clock())
+            if ticks:
+                await self.ledger.append_fenced(ticks, term)
+                self.leadership.last = term
+            await self.leadership.resign()
+        except (Deposed, LedgerUnavailable) as error:
+            log.warning(str(error), action="resign_failed")
+
+    def _apply(self, recorded: Recorded) -> None:
+        """Fold one fact into everything, and note what needs a decision."""
+        self.definitions.apply(recorded)
+        self.schedule.apply(recorded)
+        self.fleet.apply(recorded)
+        self.states.apply(recorded)
+        touched = self.jobs.apply(recorded)
+        self.leadership.apply(recorded)
+        if self._leading:
+            self.dispatching.note(recorded, touched)
+            self._rearm(recorded.fact)
+
+    def _rearm(self, fact: f.Fact) -> None:
+        match fact:
+            case f.EventCreated() | f.EventUpdated() | f.EventDeleted():
+                self.firing.arm(fact.event)
+            case f.MasterSwitched() | f.CatalogUpdated(type="category" | "plugin"):
+                self.firing.arm_all()
+            case f.CatalogDeleted(type="category" | "plugin"):
+                self.firing.arm_all()
+            case _:
+                pass
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    async def _heartbeat(self, message: dict[str, Any]) -> None:
+        if self.dispatching.heard(message, self.clock()):
+            self._woken.set()
+
+    async def _announcement(self, message: dict[str, Any]) -> None:
+        self.leadership.hear(message)
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Run a scheduler until `stop` is set."""
+    async with (
+        Ledger.open(settings.nats_url, name="scheduler") as ledger,
+        Scheduler(settings, ledger, time.time).running() as scheduler,
+    ):
+        log.info("scheduler is up", action="scheduler_up", instance=scheduler.instance)
+        await stop.wait()
