@@ -1,0 +1,258 @@
+"""Finished jobs: every final record, found by id or by search (api.md 4.3, 4.4, 8.5).
+
+`History` is the gateway's view in SQLite. It is fed every fact in order, many per transaction,
+and writes rows and position together, so a crash leaves it at an earlier position and never
+half-way. It does not compute a job's final record: the caller hands that in with JobCompleted.
+Revisions and activity live in the same file and transaction (revisions.py). It runs no thread
+and reads no clock.
+
+    connection = open_store(path, ledger_id, end_of_ledger)
+    history = History(connection)             # the one writer
+    history.apply_batch(facts)                # facts after history.position
+    History(open_reader(path)).job("j1")      # one reader per thread
+"""
+
+import json
+import re
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from domain import facts as f
+from domain.facts import Json, Recorded
+from projections.revisions import Page, Revisions, actor_name, row_id, to_text
+from projections.search import Calendar, all_of, jobs_where, within_limits
+from projections.store import read_meta
+
+# What a list leaves out unless it is asked to be verbose (api.md 4.4).
+PRUNED = frozenset(
+    "actions activity html limits procs conns table timelines input data files output".split()
+)
+# The meta log keeps this many lines per job (execution.md 18).
+MOST_ACTIVITY = 1000
+
+_STEP = re.compile(r"[+-]\d+(?:\.\d+)?", re.ASCII)
+_ORDER = {
+    "_id": "started {0}, id {0}",
+    "started": "started {0}, id {0}",
+    "completed": "completed {0}, id {0}",
+    "elapsed": "elapsed {0}, id {0}",
+}
+_MOST_MARKS = 500
+_MOST_NUMBER = 1e15
+
+
+class History:
+    """The tables of finished jobs, and of revisions as `revisions`. Synchronous throughout.
+
+    DatabaseError out of any method means that the file is damaged: condemn it (store.py) and
+    open it anew.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.revisions = Revisions(connection)
+        self.position = int(read_meta(connection, "position") or 0)
+
+    def apply_batch(self, facts: Sequence[tuple[Recorded, Json | None]]) -> None:
+        """Fold these facts, in order, in one transaction; those already folded are skipped.
+
+        With a JobCompleted comes the final wire document of its job (job_view.document), or
+        None where the job is not known; with every other fact None. Ephemeral jobs leave no
+        record.
+        """
+        fresh = [(recorded, job) for recorded, job in facts if recorded.sequence > self.position]
+        if not fresh:
+            return
+        end = fresh[-1][0].sequence
+        with _transaction(self._connection):
+            for recorded, job in fresh:
+                self._apply(recorded, job)
+            self._connection.execute("UPDATE meta SET value = ? WHERE name = 'position'", (end,))
+        self.position = end
+
+    def job(self, id: str) -> Json | None:
+        """The whole final record of a job."""
+        return self.jobs([id]).get(id)
+
+    def jobs(self, ids: Iterable[str], *, verbose: bool = True) -> dict[str, Json]:
+        """The final records of those of these jobs that have one; pruned unless `verbose`."""
+        wanted = list(dict.fromkeys(ids))
+        found: dict[str, Json] = {}
+        for start in range(0, len(wanted), _MOST_MARKS):
+            some = wanted[start : start + _MOST_MARKS]
+            rows = self._connection.execute(
+                f"SELECT id, brief, details FROM jobs WHERE id IN ({', '.join('?' * len(some))})",  # noqa: S608
+                some,
+            )
+            for id, brief, details in rows:
+                found[id] = json.loads(_whole(brief, details) if verbose else brief)
+        return found
+
+    def has(self, id: str) -> bool:
+        """Whether this job has a final record."""
+        found = self._connection.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone()
+        return found is not None
+
+    def search(
+        self,
+        query: str,
+        calendar: Calendar,
+        *,
+        offset: int = 0,
+        limit: int = 1,
+        sort_by: str = "_id",
+        sort_dir: int = -1,
+        verbose: bool = False,
+        categories: Collection[str] | None = None,
+        groups: Collection[str] | None = None,
+    ) -> Page:
+        """search_jobs (api.md 8.5): rows as JSON text, and the number of all hits.
+
+        `categories` and `groups` are the caller's limits; none or empty = no limit. An unknown
+        `sort_by` counts as `_id` (= started, then id). Raises RuleBroken("db") for a bad query.
+        """
+        where = all_of([jobs_where(query, calendar), within_limits(categories, groups)])
+        length = self._connection.execute(
+            f"SELECT COUNT(*) FROM jobs WHERE {where.sql}",  # noqa: S608
+            where.params,
+        ).fetchone()[0]
+        order = _ORDER.get(sort_by, _ORDER["_id"]).format("ASC" if sort_dir == 1 else "DESC")
+        rows = self._connection.execute(
+            f"SELECT brief, details FROM jobs WHERE {where.sql} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
+            (*where.params, limit, offset),
+        )
+        return Page([_whole(*row) if verbose else row[0] for row in rows], length)
+
+    def finished_before(self, moment: float, limit: int) -> list[tuple[str, str]]:
+        """(event, job) of the oldest jobs that ended before a moment (Unix s); for retention."""
+        rows = self._connection.execute(
+            "SELECT event, id FROM jobs WHERE completed < ? ORDER BY completed, id LIMIT ?",
+            (moment, limit),
+        )
+        return [(event, job) for event, job in rows]
+
+    # --- folding ---------------------------------------------------------------------------
+
+    def _apply(self, recorded: Recorded, job: Json | None) -> None:
+        fact = recorded.fact
+        self.revisions.add(recorded)
+        match fact:
+            case f.JobCompleted() if job is not None and not job.get("ephemeral"):
+                self._store({**job, "id": fact.job})
+            case f.JobTagged():
+                self._change(fact.job, {"tags": fact.tags}, _retagged(recorded, fact))
+            case f.JobUpdated():
+                self._change(fact.job, fact.changes)
+            case f.JobDeleted():
+                self._erase([fact.job])
+            case f.EventDeleted() if fact.delete_jobs:
+                rows = self._connection.execute(
+                    "SELECT id FROM jobs WHERE event = ?", (fact.event,)
+                )
+                self._erase([row[0] for row in rows.fetchall()])
+            case _:
+                pass
+
+    def _change(self, id: str, changes: Json, note: Json | None = None) -> None:
+        job = self.job(id)
+        if job is None:
+            return
+        for name, value in changes.items():
+            if name != "id":
+                job[name] = _stepped(job.get(name), value)
+        if note is not None:
+            lines = job.get("activity")
+            job["activity"] = [*(lines if isinstance(lines, list) else []), note][-MOST_ACTIVITY:]
+        self._store(job)
+
+    def _store(self, job: Json) -> None:
+        id = job["id"]
+        self._erase([id])
+        brief = {name: value for name, value in job.items() if name not in PRUNED}
+        details = {name: value for name, value in job.items() if name in PRUNED}
+        targets = _texts(job.get("targets"))
+        self._connection.execute(
+            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                id,
+                *(_text(job.get(name)) for name in ("event", "category", "plugin", "server")),
+                _text(job.get("source")),
+                _text(job.get("code", 0)),
+                *(_number(job.get(name)) for name in ("started", "completed", "elapsed")),
+                not job.get("code"),
+                bool(job.get("retried")),
+                bool(job.get("test")),
+                bool(job.get("files")),
+                len(targets),
+                to_text(brief),
+                to_text(details),
+            ),
+        )
+        words = {
+            *(("tag", word) for word in _texts(job.get("tags"))),
+            *(("group", word) for word in _texts(job.get("groups"))),
+            *(("target", word) for word in targets),
+        }
+        self._connection.executemany(
+            "INSERT INTO job_words VALUES (?, ?, ?)",
+            [(field, word, id) for field, word in sorted(words)],
+        )
+
+    def _erase(self, ids: Sequence[str]) -> None:
+        marks = [(id,) for id in ids]
+        self._connection.executemany("DELETE FROM job_words WHERE job = ?", marks)
+        self._connection.executemany("DELETE FROM jobs WHERE id = ?", marks)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # some errors end it by themselves
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _whole(brief: str, details: str) -> str:
+    """The two halves of a record as one JSON object."""
+    return brief if details == "{}" else f"{brief[:-1]},{details[1:]}"
+
+
+def _retagged(recorded: Recorded, fact: f.JobTagged) -> Json:
+    """The line that replacing the tags leaves in the job's meta log (api.md 4.9)."""
+    return {
+        "id": row_id("m", fact.at, recorded.sequence),
+        "epoch": fact.at,
+        "msg": f"Tags changed to: {', '.join(fact.tags) or '(none)'}",
+        "username": actor_name(fact.actor),
+    }
+
+
+def _stepped(stored: Any, value: Any) -> Any:
+    """`"+1"` and `"-1"` count a stored number up and down (api.md 4.8); all else replaces it."""
+    is_number = isinstance(stored, int | float) and not isinstance(stored, bool)
+    if is_number and isinstance(value, str) and _STEP.fullmatch(value):
+        return stored + (float(value) if "." in value else int(value))
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else str(value)
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _number(value: Any) -> float:
+    """A value to sort by; whatever an admin may have written there, SQLite must hold it."""
+    if not isinstance(value, int | float) or value != value:
+        return 0.0
+    return float(min(max(value, -_MOST_NUMBER), _MOST_NUMBER))
