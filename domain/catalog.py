@@ -53,7 +53,7 @@ from domain.limits import check_limits
 from domain.patterns import is_pattern
 from domain.plugins import check_plugin
 
-CONFIG_ID = "main"
+CONFIG_ID = "config"
 """The one configuration record: limits, actions (universal), job_env, timezone, dst_policy."""
 
 _SERVER_KEYS = ("title", "enabled", "icon", "groups", "autoGroup", "maxJobs", "userData")

@@ -1,0 +1,144 @@
+"""Who may sign in: API keys by their hash, users, sessions, and what roles add.
+
+Answers with principals; one lookup costs the same however many accounts there are. Must not
+know plain keys, passwords or session ids, only what stands on the ledger.
+"""
+
+from typing import Literal
+
+from domain import facts as f
+from domain.access import Principal, principal_of, user_id
+from domain.checks import is_number
+from domain.facts import Json, Recorded
+
+AccountType = Literal["api_key", "user"]
+
+
+class Access:
+    """Fold of all accounts. `keys` and `users` are by id on the ledger, in creation order."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.keys: dict[str, Json] = {}
+        self.users: dict[str, Json] = {}
+        self.roles: dict[str, Json] = {}
+        self.sequences: dict[str, int] = {}
+        self._key_by_hash: dict[str, str] = {}
+        self._sessions: dict[str, tuple[str, float]] = {}
+        self._sessions_of: dict[str, set[str]] = {}
+        self._principals: dict[tuple[str, str], Principal] = {}
+
+    # --- folding -------------------------------------------------------------------------------
+
+    def apply(self, recorded: Recorded) -> None:
+        """Take in one fact; those already taken in are ignored. Never raises."""
+        if recorded.sequence <= self.position:
+            return
+        self.position = recorded.sequence
+        match recorded.fact:
+            case f.AccessCreated() | f.AccessUpdated() as fact:
+                self._put(fact.type, fact.id, fact.record)
+                self.sequences[fact.id] = recorded.sequence
+            case f.AccessDeleted() as fact:
+                self._drop(fact.type, fact.id)
+                self.sequences[fact.id] = recorded.sequence
+            case f.SessionStarted() as fact:
+                self._start(fact)
+                self.sequences[fact.id] = recorded.sequence
+            case f.SessionEnded(id=id, session=session):
+                self._end(session)
+                self.sequences[id] = recorded.sequence
+            case f.CatalogCreated(type="role") | f.CatalogUpdated(type="role") as fact:
+                self.roles[fact.id] = fact.record
+                self._principals.clear()
+            case f.CatalogDeleted(type="role", id=id):
+                self.roles.pop(id, None)
+                self._principals.clear()
+            case _:
+                pass
+
+    def _put(self, type: AccountType, id: str, record: Json) -> None:
+        self._principals.pop((type, id), None)
+        if type == "user":
+            self.users[id] = record
+            return
+        self._forget_hash(id)
+        self.keys[id] = record
+        if isinstance(record.get("key"), str):
+            self._key_by_hash[record["key"]] = id
+
+    def _drop(self, type: AccountType, id: str) -> None:
+        self._principals.pop((type, id), None)
+        if type == "api_key":
+            self._forget_hash(id)
+            self.keys.pop(id, None)
+            return
+        self.users.pop(id, None)
+        for session in list(self._sessions_of.get(id, ())):
+            self._end(session)
+
+    def _forget_hash(self, id: str) -> None:
+        hash = self.keys.get(id, {}).get("key")
+        if isinstance(hash, str) and self._key_by_hash.get(hash) == id:
+            del self._key_by_hash[hash]
+
+    def _start(self, fact: f.SessionStarted) -> None:
+        self._end(fact.session)
+        self._sessions[fact.session] = (fact.id, fact.expires)
+        mine = self._sessions_of.setdefault(fact.id, set())
+        mine.add(fact.session)
+        for session in [s for s in mine if self._sessions[s][1] <= fact.at]:
+            self._end(session)
+
+    def _end(self, session: str) -> None:
+        user, _ = self._sessions.pop(session, ("", 0.0))
+        mine = self._sessions_of.get(user)
+        if mine is not None:
+            mine.discard(session)
+            if not mine:
+                del self._sessions_of[user]
+
+    # --- questions -----------------------------------------------------------------------------
+
+    def account(self, type: AccountType, id: str) -> Json | None:
+        """The stored record of a key or a user, hashes included."""
+        return (self.keys if type == "api_key" else self.users).get(id)
+
+    def user(self, username: str) -> Json | None:
+        """The user with this name, compared as api.md 8.1 says."""
+        return self.users.get(user_id(username))
+
+    def sessions_of(self, username: str) -> list[str]:
+        """The hashes of a user's open sessions."""
+        return sorted(self._sessions_of.get(user_id(username), ()))
+
+    def principal_for_key(self, hash: str, now: float) -> Principal | None:
+        """Who an API key is; None if it is unknown, inactive or expired (api.md 1.4)."""
+        id = self._key_by_hash.get(hash)
+        record = self.keys.get(id) if id is not None else None
+        if id is None or record is None or not record.get("active"):
+            return None
+        expires = record.get("expires")
+        if is_number(expires) and expires and now >= expires:
+            return None
+        return self._principal("api_key", id, record)
+
+    def principal_for_session(self, hash: str, now: float) -> Principal | None:
+        """Who a session belongs to; None if it is unknown or over, or the user inactive."""
+        user, expires = self._sessions.get(hash, ("", 0.0))
+        record = self.users.get(user)
+        if record is None or now >= expires or not record.get("active"):
+            return None
+        return self._principal("user", user, record)
+
+    def max_per_sec(self, key_id: str) -> int:
+        """How often a key may be used within a second; 0 = no limit."""
+        limit = self.keys.get(key_id, {}).get("max_per_sec")
+        return int(limit) if is_number(limit) and limit > 0 else 0
+
+    def _principal(self, type: AccountType, id: str, record: Json) -> Principal:
+        known = self._principals.get((type, id))
+        if known is None:
+            kind: Literal["key", "user"] = "key" if type == "api_key" else "user"
+            known = self._principals[type, id] = principal_of(kind, record, self.roles.get)
+        return known
