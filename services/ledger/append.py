@@ -1,0 +1,331 @@
+"""Writing facts: exactly once, in order, and only on top of what the writer has seen.
+
+A missing answer means *unknown*. It is settled by sending the same message again: the id makes
+the server refuse the second copy, and a guard that fails is explained by looking at what stands
+on the subject after the guarded sequence. Only what cannot be settled within `PATIENCE` is
+reported as OutcomeUnknown (design.md 3.1).
+
+What the server does (tests/services/test_ledger_append.py holds it to that):
+- a repeated id is answered with the first copy's sequence; but on a guarded subject the guard is
+  looked at first, so a repetition may be answered "wrong last sequence";
+- in an atomic batch a repeated id refuses the whole batch (10201);
+- a batch holds at most 1,000 messages; a guard in it is checked against the stream as it was.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from domain.facts import Fact, Json, encode
+from domain.subjects import TERM, subject_of
+from services.ledger import reading
+from services.ledger.errors import (
+    Deposed,
+    LedgerUnavailable,
+    NotSent,
+    NotServed,
+    OutcomeUnknown,
+    WrongSequence,
+)
+
+if TYPE_CHECKING:
+    from services.ledger.connection import Ledger
+
+# How long one call tries before it gives up, in seconds: a restarted nats-server is back in less.
+PATIENCE = 5.0
+# How long one try waits for the server's answer. A write takes 1 ms; a replicated stream without
+# a leader answers nothing at all.
+ANSWER_WAIT = 2.0
+RETRY_WAIT = 0.05
+# Guarded singles in flight beat an atomic batch up to about this many facts (design.md 3.4).
+PIPELINED = 10
+BATCH_LIMIT = 1000
+
+GUARD = "Nats-Expected-Last-Subject-Sequence"
+GUARD_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+
+_GUARD_FAILED = (10071, 10164)
+_DUPLICATE_IN_BATCH = 10201
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    subject: str
+    data: bytes
+    headers: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        return self.headers["Nats-Msg-Id"]
+
+
+class _Deadline:
+    """What is left of a call's patience, and what is known about its message so far."""
+
+    def __init__(self, patience: float) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._end = self._clock() + patience
+        self.sent = False
+        """Whether some try was sent and not answered."""
+        self.trouble = "NATS is not reachable"
+
+    @property
+    def left(self) -> float:
+        return self._end - self._clock()
+
+    async def pause(self, error: LedgerUnavailable) -> None:
+        """Remember a trouble that may pass, and wait a little before the next try."""
+        self.trouble = str(error).rstrip(".")
+        await asyncio.sleep(RETRY_WAIT)
+
+    @property
+    def answer_wait(self) -> float:
+        return max(0.001, min(ANSWER_WAIT, self.left))
+
+
+async def append(
+    ledger: "Ledger",
+    fact: Fact,
+    *,
+    id: str,
+    expect: int | None = None,
+    patience: float = PATIENCE,
+) -> int:
+    """Record a fact on its subject; returns its sequence.
+
+    `id` is the command's id: the same id within two minutes is the same fact, and its sequence
+    is returned again. `expect` is the last sequence of the subject that the caller has seen (0
+    for none). Takes at most about `patience` seconds.
+    Raises WrongSequence, LedgerUnavailable (not stored), OutcomeUnknown.
+    """
+    message = _message(fact, id)
+    if expect is not None:
+        message.headers[GUARD] = str(expect)
+    deadline = _Deadline(patience)
+    while True:
+        answer = await _exchange(ledger, [message], deadline)
+        error = answer.get("error")
+        if error is None:
+            return _noted(ledger, answer)
+        if expect is None or error.get("err_code") not in _GUARD_FAILED:
+            raise _refused(error, deadline)
+        stored = await reading.next_on(ledger, message.subject, expect)
+        if stored is not None and stored.headers.get("Nats-Msg-Id") == id:
+            return stored.sequence
+        raise WrongSequence(_last_told(error))
+
+
+async def append_all(
+    ledger: "Ledger",
+    facts: Sequence[tuple[str, Fact]],
+    *,
+    expect: Mapping[str, int],
+    patience: float = PATIENCE,
+) -> int:
+    """Record up to 1,000 (id, fact) pairs in one atomic batch, all or nothing.
+
+    `expect` names the last sequence seen of literal subjects, whether or not the batch writes
+    to them. Returns the last fact's sequence. Raises as `append` does.
+    """
+    messages = [_message(fact, id) for id, fact in facts]
+    _put_guards(messages, expect)
+    after = max(expect.values(), default=ledger.highest)
+    try:
+        return await _store_batch(ledger, messages, after, _Deadline(patience))
+    except _GuardFailed as failure:
+        raise WrongSequence(failure.last) from None
+
+
+async def append_fenced(
+    ledger: "Ledger",
+    facts: Sequence[tuple[str, Fact]],
+    term: int,
+    *,
+    patience: float = PATIENCE,
+) -> int:
+    """Record a leader's decisions, (id, fact) in order, if its term still is the last one.
+
+    Returns the last fact's sequence. Raises Deposed once `facts.term` has moved on: then any
+    number of the first facts may stand. Up to ten facts are separate writes on a single node;
+    more (and on a replicated stream two or more) stand or fall together, a thousand at a time.
+    """
+    if not facts:
+        raise ValueError("there is nothing to append")
+    messages = [_message(fact, id) for id, fact in facts]
+    deadline = _Deadline(patience)
+    limit = PIPELINED if await reading.replicas(ledger) == 1 else 1
+    try:
+        if len(messages) <= limit:
+            return await _store_pipelined(ledger, messages, term, deadline)
+        for start in range(0, len(messages), BATCH_LIMIT):
+            batch = messages[start : start + BATCH_LIMIT]
+            _fence(batch[0], term)
+            last = await _store_batch(ledger, batch, term, deadline)
+    except _GuardFailed:
+        raise Deposed(f"Term {term} is over: another scheduler leads.") from None
+    return last
+
+
+async def _store_pipelined(
+    ledger: "Ledger", messages: list[_Message], term: int, deadline: _Deadline
+) -> int:
+    """Guarded writes, all in flight at once; what went unanswered is sent again, in order."""
+    for message in messages:
+        _fence(message, term)
+    answers: dict[str, Json] = {}
+    while missing := [message for message in messages if message.id not in answers]:
+        answers |= await _exchange_each(ledger, missing, deadline)
+        for message in messages:
+            error = answers.get(message.id, {}).get("error")
+            if error is not None and error.get("err_code") in _GUARD_FAILED:
+                raise _GuardFailed(_last_told(error))
+            if error is not None:
+                raise _refused(error, deadline)
+    return max(_noted(ledger, answer) for answer in answers.values())
+
+
+async def _exchange_each(
+    ledger: "Ledger", messages: list[_Message], deadline: _Deadline
+) -> dict[str, Json]:
+    """Send each message and await all answers; those that came, by id."""
+    await _connected(ledger, deadline)
+    answers: dict[str, Json] = {}
+    futures = []
+    try:
+        for message in messages:
+            future = await ledger.send(message.subject, message.data, headers=message.headers)
+            futures.append(future)  # what was sent must be known
+    except NotSent:
+        deadline.sent = deadline.sent or bool(futures)
+    for message, future in zip(messages, futures, strict=False):
+        try:
+            reply = await ledger.answer(future, message.subject, deadline.answer_wait)
+            answers[message.id] = json.loads(reply.data)
+        except OutcomeUnknown:
+            deadline.sent = True
+        except NotServed as error:
+            await deadline.pause(error)
+    return answers
+
+
+async def _store_batch(
+    ledger: "Ledger", messages: list[_Message], after: int, deadline: _Deadline
+) -> int:
+    """One atomic batch; `after` is a sequence that its messages certainly stand behind."""
+    if not 1 <= len(messages) <= BATCH_LIMIT:
+        raise ValueError(f"a batch holds 1 to {BATCH_LIMIT} facts, not {len(messages)}")
+    answer = await _exchange(ledger, messages, deadline)
+    error = answer.get("error")
+    if error is None:
+        return _noted(ledger, answer)
+    code = error.get("err_code")
+    last = messages[-1]
+    if code in _GUARD_FAILED or code == _DUPLICATE_IN_BATCH:
+        stored = await reading.stored_with_id(ledger, last.subject, last.id, after)
+        if stored is not None:
+            return stored.sequence
+    if code in _GUARD_FAILED:
+        raise _GuardFailed(_last_told(error))
+    raise _refused(error, deadline)
+
+
+async def _exchange(ledger: "Ledger", messages: list[_Message], deadline: _Deadline) -> Json:
+    """The server's answer to one message, or to the last one of a batch; sent until it comes."""
+    while True:
+        await _connected(ledger, deadline)
+        try:
+            *staged, last = messages if len(messages) == 1 else _as_batch(messages)
+            for message in staged:
+                await ledger.publish(message.subject, message.data, headers=message.headers)
+            reply = await ledger.request(
+                last.subject, last.data, headers=last.headers, within=deadline.answer_wait
+            )
+        except NotSent:
+            continue
+        except NotServed as error:
+            await deadline.pause(error)
+        except OutcomeUnknown:
+            deadline.sent = True
+        else:
+            answer: Json = json.loads(reply.data)
+            return answer
+
+
+async def _connected(ledger: "Ledger", deadline: _Deadline) -> None:
+    """Return once a try makes sense; the call's last word when its patience is over."""
+    if deadline.left > 0:
+        if ledger.connected:
+            return
+        if await ledger.wait_connected(deadline.left):
+            return
+    if deadline.sent:
+        raise OutcomeUnknown(
+            "NATS did not confirm the write, which may or may not be stored "
+            "(a denied permission looks the same)."
+        )
+    raise LedgerUnavailable(f"{deadline.trouble}; nothing was stored.")
+
+
+def _as_batch(messages: list[_Message]) -> list[_Message]:
+    """The messages with the headers of a new atomic batch."""
+    batch = secrets.token_hex(8)
+    marked = []
+    for number, message in enumerate(messages, 1):
+        headers = message.headers | {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+        marked.append(_Message(message.subject, message.data, headers))
+    marked[-1].headers["Nats-Batch-Commit"] = "1"
+    return marked
+
+
+def _message(fact: Fact, id: str) -> _Message:
+    headers = {"Nats-Msg-Id": id, "Fact-Kind": fact.kind}
+    return _Message(subject_of(fact), encode(fact), headers)
+
+
+def _put_guards(messages: list[_Message], expect: Mapping[str, int]) -> None:
+    """Guard each subject on the first message that may carry it: its own, else any free one."""
+    elsewhere = dict(expect)
+    for message in messages:
+        sequence = elsewhere.pop(message.subject, None)
+        if sequence is not None:
+            message.headers[GUARD] = str(sequence)
+    free = (message for message in messages if GUARD not in message.headers)
+    for subject, sequence in elsewhere.items():
+        carrier = next(free, None)
+        if carrier is None:
+            raise ValueError("a batch can guard at most as many subjects as it has facts")
+        carrier.headers[GUARD] = str(sequence)
+        carrier.headers[GUARD_SUBJECT] = subject
+
+
+def _fence(message: _Message, term: int) -> None:
+    message.headers[GUARD] = str(term)
+    message.headers[GUARD_SUBJECT] = TERM
+
+
+class _GuardFailed(Exception):
+    """The server refused a guard and our message is not what stands there."""
+
+    def __init__(self, last: int | None) -> None:
+        self.last = last
+
+
+def _noted(ledger: "Ledger", answer: Json) -> int:
+    sequence = int(answer["seq"])
+    ledger.highest = max(ledger.highest, sequence)
+    return sequence
+
+
+def _last_told(error: Json) -> int | None:
+    told = str(error.get("description", "")).rpartition(": ")[2]
+    return int(told) if told.isdigit() else None
+
+
+def _refused(error: Json, deadline: _Deadline) -> LedgerUnavailable:
+    why = error.get("description", error)
+    if deadline.sent:
+        return OutcomeUnknown(f"NATS refused to repeat a write of unknown outcome: {why}.")
+    return LedgerUnavailable(f"NATS refused the write: {why}.")

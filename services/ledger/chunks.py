@@ -1,0 +1,136 @@
+"""Large bytes on the stream CHUNKS: logs, files, and values too large for a fact.
+
+A blob is a list of messages on one subject (`chunks.<server>.<job>`, `chunks.upload.<file>`),
+each at most 512 KB before compression with zstd. A fact holds the list of their sequences; a
+purge of the subject deletes them all, those of an interrupted writer included (design.md 8).
+"""
+
+import asyncio
+import hashlib
+import json
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import TYPE_CHECKING
+
+import zstandard
+
+from domain.facts import Blob, Json
+from services.ledger import reading
+from services.ledger.errors import ChunksMissing, LedgerUnavailable
+from services.ledger.replies import Reply
+
+if TYPE_CHECKING:
+    from services.ledger.connection import Ledger
+
+STREAM = "CHUNKS"
+CHUNK = 512 * 1024
+# Chunks on their way to or from the server at the same time.
+IN_FLIGHT = 4
+ANSWER_WAIT = 10.0
+_LEVEL = 3
+
+
+async def write_chunks(
+    ledger: "Ledger", subject: str, parts: AsyncIterable[bytes] | Iterable[bytes]
+) -> Blob:
+    """Store bytes that come in parts of any size; nothing is kept in memory but a few chunks.
+
+    Raises LedgerUnavailable; what was stored until then is an orphan on its subject.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    sequences: list[int] = []
+    under_way: deque[asyncio.Future[Reply | None]] = deque()
+    async for chunk in _in_chunks(parts):
+        size += len(chunk)
+        digest.update(chunk)
+        packed = await asyncio.to_thread(_pack, chunk)
+        if len(under_way) == IN_FLIGHT:
+            sequences.append(await _stored(ledger, subject, under_way.popleft()))
+        under_way.append(await ledger.send(subject, packed))
+    while under_way:
+        sequences.append(await _stored(ledger, subject, under_way.popleft()))
+    return Blob(sequences=sequences, size=size, sha256=digest.hexdigest())
+
+
+async def read_chunks(ledger: "Ledger", blob: Blob) -> AsyncIterator[bytes]:
+    """The bytes of a blob, chunk by chunk.
+
+    Raises ChunksMissing if a message is gone (deleted, expired) or the bytes are not those that
+    were written, LedgerUnavailable if NATS does not answer.
+    """
+    digest = hashlib.sha256()
+    for sequence in blob.sequences:
+        chunk = await _chunk(ledger, sequence)
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != blob.sha256:
+        raise ChunksMissing("The stored bytes are not those that were written.")
+
+
+async def read_range(
+    ledger: "Ledger", blob: Blob, offset: int, length: int
+) -> AsyncIterator[bytes]:
+    """`length` bytes from `offset` on, reading no chunk but those that hold them.
+
+    Every chunk but the last is full, so the place of a byte is known. Errors as in
+    `read_chunks`; the SHA-256 is not checked.
+    """
+    end = min(offset + length, blob.size)
+    first, last = offset // CHUNK, -(-end // CHUNK)
+    for index in range(first, last):
+        start = index * CHUNK
+        chunk = await _chunk(ledger, blob.sequences[index])
+        yield chunk[max(offset - start, 0) : end - start]
+
+
+async def purge_chunks(ledger: "Ledger", subject: str) -> None:
+    """Delete everything on this subject (a `>` at its end deletes all below)."""
+    request: Json = {"filter": subject}
+    reading.checked(await ledger.api(f"STREAM.PURGE.{STREAM}", request))
+
+
+async def _in_chunks(parts: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of exactly CHUNK, but for the last one."""
+    buffer = bytearray()
+    async for part in _each(parts):
+        buffer += part
+        while len(buffer) >= CHUNK:
+            yield bytes(buffer[:CHUNK])
+            del buffer[:CHUNK]
+    if buffer:
+        yield bytes(buffer)
+
+
+async def _each(parts: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(parts, AsyncIterable):
+        async for part in parts:
+            yield part
+    else:
+        for part in parts:
+            yield part
+
+
+async def _stored(ledger: "Ledger", subject: str, future: "asyncio.Future[Reply | None]") -> int:
+    answer = json.loads((await ledger.answer(future, subject, ANSWER_WAIT)).data)
+    if "error" in answer:
+        raise LedgerUnavailable(f"NATS refused the bytes: {answer['error'].get('description')}.")
+    return int(answer["seq"])
+
+
+async def _chunk(ledger: "Ledger", sequence: int) -> bytes:
+    stored = await reading.stored_at(ledger, STREAM, sequence)
+    if stored is None:
+        raise ChunksMissing(f"Message {sequence} of the stored bytes is gone.")
+    try:
+        return await asyncio.to_thread(_unpack, stored.data)
+    except zstandard.ZstdError as error:
+        raise ChunksMissing(f"Message {sequence} is damaged: {error}.") from error
+
+
+def _pack(chunk: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(chunk)
+
+
+def _unpack(packed: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().decompress(packed, max_output_size=CHUNK)

@@ -1,0 +1,355 @@
+"""The connection to NATS: it survives restarts of the server and answers every request once.
+
+`Ledger` is what services hold: a connection with the ledger's verbs on it (append.py). This
+module knows how to send and to await answers; it must not know what a fact means.
+
+Nothing is ever sent later than asked for: without a connection a request fails (`NotSent`), and
+what was not yet on the wire when the connection broke is dropped. So a write that was reported
+as not stored cannot appear afterwards.
+"""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import structlog
+from nats.aio.client import Client
+from nats.errors import ConnectionClosedError, Error, OutboundBufferLimitError
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js import JetStreamContext
+
+from domain.facts import Fact, Json, Recorded
+from services.ledger import append as appending
+from services.ledger import reading
+from services.ledger.errors import (
+    Deposed,
+    LedgerError,
+    LedgerUnavailable,
+    NotSent,
+    NotServed,
+    OutcomeUnknown,
+    WrongSequence,
+)
+from services.ledger.replies import Reply, parse_headers
+
+__all__ = [
+    "Deposed",
+    "Ledger",
+    "LedgerError",
+    "LedgerUnavailable",
+    "NotSent",
+    "NotServed",
+    "OutcomeUnknown",
+    "Reply",
+    "WrongSequence",
+]
+
+# A restarted nats-server is back within about 0.3 s; trying five times a second costs nothing.
+RECONNECT_WAIT = 0.2
+CONNECT_TIMEOUT = 2
+# A server that hangs with an open connection is given up after two unanswered pings.
+PING_INTERVAL = 5
+REQUEST_TIMEOUT = 5.0
+
+Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
+
+log = structlog.get_logger(__name__)
+
+
+class _FastClient(Client):
+    """nats-py's client, with a short way for busy subscriptions.
+
+    A handler in `direct` gets (subject, reply, payload, raw headers) while the message is
+    parsed: no queue, no task, no header dictionary. It must be quick and must not raise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.direct: dict[int, Handler] = {}
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        handler = self.direct.get(sid)
+        if handler is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        else:
+            handler(subject, reply, data, headers)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """A denied permission is reported; after anything else the client connects anew.
+
+        (nats-py would close for good.)
+        """
+        if "permissions violation" in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(Error(f"nats: {err_msg}"))
+
+    def drop_unsent(self) -> None:
+        """Forget what is not yet on the wire, so that it cannot be sent after a reconnect."""
+        self._pending.clear()
+        self._pending_data_size = 0
+
+
+class Ledger:
+    """A live connection with the verbs of the ledger; open it with `Ledger.open`."""
+
+    def __init__(self, name: str, inbox: str) -> None:
+        self.name = name
+        self.nc = _FastClient()
+        self.js: JetStreamContext = self.nc.jetstream()
+        self.replicas = 0
+        """Of the stream LEDGER; 0 until somebody asked."""
+        self.highest = 0
+        """The highest sequence that any answer named: what is written next stands after it."""
+        self.on_reconnect: list[Callable[[], None]] = []
+        self.on_disconnect: list[Callable[[], None]] = []
+        self._inbox = inbox
+        self._answers = ""
+        self._tokens = itertools.count()
+        self._waiting: dict[bytes, asyncio.Future[Reply | None]] = {}
+        self._back = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, name: str, wait: float = 10.0) -> AsyncIterator["Ledger"]:
+        """Connect to NATS at `url` (several, separated by commas, for a cluster).
+
+        Waits up to `wait` seconds for the server; LedgerUnavailable after that, and at once if
+        the credentials are refused. `name` is what the server's lists show.
+        """
+        ledger = cls(name, inbox=f"_INBOX.{urlsplit(url.split(',')[0]).username or name}")
+        await ledger._connect(url.split(","), wait)
+        try:
+            yield ledger
+        finally:
+            await ledger._close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether requests can be sent now."""
+        return bool(self.nc.is_connected)
+
+    async def wait_connected(self, within: float) -> bool:
+        """Wait up to `within` seconds for the connection; whether it is there."""
+        try:
+            async with asyncio.timeout(within):
+                await self._back.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # --- requests ------------------------------------------------------------------------
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        within: float = REQUEST_TIMEOUT,
+    ) -> Reply:
+        """Send a request and await its answer, up to `within` seconds.
+
+        Raises NotSent without a connection, OutcomeUnknown if no answer came or the connection
+        broke meanwhile, NotServed if nobody serves `subject`, LedgerUnavailable if the message
+        cannot be sent at all (too large).
+        """
+        future = await self.send(subject, payload, headers=headers)
+        return await self.answer(future, subject, within)
+
+    async def send(
+        self, subject: str, payload: bytes, *, headers: dict[str, str] | None = None
+    ) -> asyncio.Future[Reply | None]:
+        """Send a request without awaiting its answer, which comes through the future."""
+        token = b"%x" % next(self._tokens)
+        future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        future.add_done_callback(lambda _: self._waiting.pop(token, None))
+        try:
+            await self.publish(
+                subject, payload, headers=headers, reply=self._answers + token.decode()
+            )
+        except LedgerUnavailable:
+            future.cancel()
+            raise
+        return future
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: dict[str, str] | None = None,
+        reply: str = "",
+    ) -> None:
+        """Send a message that nobody confirms.
+
+        Raises NotSent without a connection, LedgerUnavailable if it is too large.
+        """
+        try:
+            await self.nc.publish(subject, payload, reply=reply, headers=headers)
+        except (OutboundBufferLimitError, ConnectionClosedError) as error:
+            self._back.clear()
+            raise NotSent(f"There is no connection to NATS ({self.name}).") from error
+        except Error as error:
+            raise LedgerUnavailable(f"NATS does not take this message: {error}.") from error
+
+    async def answer(
+        self, future: "asyncio.Future[Reply | None]", subject: str, within: float
+    ) -> Reply:
+        """The answer to `send`, awaited for up to `within` seconds; errors as in `request`."""
+        try:
+            async with asyncio.timeout(within):
+                reply = await future
+        except TimeoutError as error:
+            raise OutcomeUnknown(
+                f"NATS did not answer on {subject} within {within:g} s "
+                "(a denied permission looks the same)."
+            ) from error
+        if reply is None:
+            raise OutcomeUnknown("The connection to NATS broke before the answer came.")
+        if reply.status == "503" and not reply.data:
+            raise NotServed(f"Nobody answers on {subject}.")
+        return reply
+
+    async def api(
+        self, verb: str, body: Json | None = None, *, within: float = REQUEST_TIMEOUT
+    ) -> Json:
+        """A request to the JetStream API; the answer may hold an `error` object."""
+        payload = b"" if body is None else json.dumps(body).encode()
+        reply = await self.request(f"$JS.API.{verb}", payload, within=within)
+        answer: Json = json.loads(reply.data)
+        return answer
+
+    async def subscribe_direct(self, subject: str, handler: Handler) -> int:
+        """Hand every message on `subject` to `handler` as it is parsed; returns the key."""
+        subscription = await self.nc.subscribe(subject)
+        key: int = subscription._id
+        self.nc.direct[key] = handler
+        return key
+
+    async def unsubscribe_direct(self, key: int) -> None:
+        """End what `subscribe_direct` began; fine without a connection."""
+        self.nc.direct.pop(key, None)
+        subscription = self.nc._subs.get(key)
+        if subscription is not None and not self.nc.is_closed:
+            await subscription.unsubscribe()
+
+    # --- the verbs, see append.py and reading.py -------------------------------------------
+
+    async def append(self, fact: Fact, *, id: str, expect: int | None = None) -> int:
+        """See `append.append`."""
+        return await appending.append(self, fact, id=id, expect=expect)
+
+    async def append_all(
+        self, facts: Sequence[tuple[str, Fact]], *, expect: Mapping[str, int] | None = None
+    ) -> int:
+        """See `append.append_all`."""
+        return await appending.append_all(self, facts, expect=expect or {})
+
+    async def append_fenced(self, facts: Sequence[tuple[str, Fact]], term: int) -> int:
+        """See `append.append_fenced`."""
+        return await appending.append_fenced(self, facts, term)
+
+    async def last_sequence(self, subject: str) -> int:
+        """The last sequence of this literal subject; 0 if there is none."""
+        return await reading.last_sequence(self, subject)
+
+    async def get(self, sequence: int) -> Recorded | None:
+        """The fact at this sequence, or None (none yet, or erased)."""
+        return await reading.get(self, sequence)
+
+    async def last_fact(self, subject: str) -> Recorded | None:
+        """The last fact of this subject, or None."""
+        return await reading.last_fact(self, subject)
+
+    async def end(self) -> int:
+        """The last sequence of the ledger; 0 if it is empty."""
+        return await reading.end(self)
+
+    # --- the connection's own life -----------------------------------------------------------
+
+    async def _connect(self, servers: list[str], wait: float) -> None:
+        try:
+            async with asyncio.timeout(wait):
+                await self._attempt_until_connected(servers)
+        except TimeoutError:
+            where = urlsplit(servers[0])
+            raise LedgerUnavailable(
+                f"No NATS server answered at {where.hostname}:{where.port} within {wait:g} s."
+            ) from None
+        self._answers = f"{self._inbox}.{self.nc._nuid.next().decode()}."
+        await self.subscribe_direct(self._answers + "*", self._on_answer)
+        await self.nc.flush()
+        self._back.set()
+
+    async def _attempt_until_connected(self, servers: list[str]) -> None:
+        while True:
+            self.nc = _FastClient()
+            try:
+                await self.nc.connect(
+                    servers,
+                    name=self.name,
+                    # At first a refusal must be told; later every connection is renewed.
+                    allow_reconnect=False,
+                    connect_timeout=CONNECT_TIMEOUT,
+                    reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]  # fractions work
+                    max_reconnect_attempts=-1,
+                    ping_interval=PING_INTERVAL,
+                    pending_size=0,
+                    inbox_prefix=self._inbox,
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnect,
+                    reconnected_cb=self._on_reconnect,
+                )
+            except (OSError, Error) as error:
+                if "authorization violation" in str(error).lower():
+                    raise LedgerUnavailable("NATS refused the credentials.") from None
+                await asyncio.sleep(RECONNECT_WAIT)
+            else:
+                self.nc.options["allow_reconnect"] = True
+                self.js = self.nc.jetstream()
+                return
+
+    async def _close(self) -> None:
+        self._back.clear()
+        self._fail_waiting()
+        await self.nc.close()
+
+    async def _on_error(self, error: Exception) -> None:
+        if isinstance(error, (OSError, NatsTimeout)) or not self.connected:
+            log.debug("NATS is not reachable", action="nats_unreachable", error=str(error))
+        elif "permissions violation" in str(error):
+            log.error("NATS denied a permission", action="nats_permission_denied", error=str(error))
+        else:
+            log.warning("NATS reported an error", action="nats_error", error=repr(error))
+
+    async def _on_disconnect(self) -> None:
+        self._back.clear()
+        self.nc.drop_unsent()
+        self._fail_waiting()
+        if not self.nc.is_closed:
+            log.warning("The connection to NATS broke", action="nats_disconnected")
+        for callback in self.on_disconnect:
+            callback()
+
+    async def _on_reconnect(self) -> None:
+        log.info("The connection to NATS is back", action="nats_reconnected")
+        self._back.set()
+        for callback in self.on_reconnect:
+            callback()
+
+    def _fail_waiting(self) -> None:
+        for future in list(self._waiting.values()):
+            if not future.done():
+                future.set_result(None)
+
+    def _on_answer(self, subject: bytes, _: bytes, data: bytes, headers: bytes | None) -> None:
+        future = self._waiting.get(subject.rpartition(b".")[2])
+        if future is not None and not future.done():
+            future.set_result(Reply(data, parse_headers(headers)))

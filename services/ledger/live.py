@@ -1,0 +1,139 @@
+"""Live messages over core NATS: telemetry and requests that nobody keeps.
+
+JSON objects in, JSON objects out; a subject's meaning is the caller's business. What is
+published while the connection is down is lost, as live messages may be.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import structlog
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from domain.facts import Json
+from services.ledger.errors import LedgerUnavailable, NotSent
+
+if TYPE_CHECKING:
+    from services.ledger.connection import Ledger
+
+log = structlog.get_logger(__name__)
+
+Listener = Callable[[Json], Awaitable[None]]
+"""Gets each message, one after the other."""
+Answerer = Callable[[Json], Awaitable[Json | "RawAnswer"]]
+"""Gets a request, gives the answer."""
+
+
+class RawAnswer:
+    """An answer that is bytes with headers instead of a JSON object."""
+
+    __slots__ = ("data", "headers")
+
+    def __init__(self, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.data = data
+        self.headers = headers or {}
+
+
+async def publish(ledger: "Ledger", subject: str, message: Json) -> bool:
+    """Tell whoever listens; whether there was a connection to do so."""
+    try:
+        await ledger.publish(subject, _encode(message))
+    except NotSent:
+        return False
+    return True
+
+
+async def listen(ledger: "Ledger", subject: str, handler: Listener) -> Subscription:
+    """Hand every JSON object on `subject` to `handler`; `unsubscribe()` the result to end it.
+
+    What is no JSON object is logged and left out; an error of the handler is logged.
+    """
+
+    async def receive(message: Msg) -> None:
+        content = _decode(message)
+        if content is not None:
+            await _guarded(handler(content), message.subject)
+
+    return await ledger.nc.subscribe(subject, cb=receive)
+
+
+async def ask(
+    ledger: "Ledger",
+    subject: str,
+    message: Json,
+    timeout: float,  # noqa: ASYNC109
+) -> Json:
+    """Ask the service that answers on `subject`; a JSON object comes back.
+
+    Raises NotServed if nobody answers there, OutcomeUnknown after `timeout` seconds,
+    NotSent without a connection.
+    """
+    reply = await ask_raw(ledger, subject, message, timeout)
+    try:
+        answer = json.loads(reply.data)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise LedgerUnavailable(f"The answer on {subject} is no JSON object.")
+    return answer
+
+
+async def ask_raw(
+    ledger: "Ledger",
+    subject: str,
+    message: Json,
+    timeout: float,  # noqa: ASYNC109
+) -> RawAnswer:
+    """As `ask`, for an answer of bytes and headers."""
+    reply = await ledger.request(subject, _encode(message), within=timeout)
+    return RawAnswer(reply.data, dict(reply.headers))
+
+
+async def answer(
+    ledger: "Ledger", subject: str, handler: Answerer, queue: str = ""
+) -> Subscription:
+    """Answer requests on `subject`, one after the other; of one `queue`, one member answers.
+
+    An error of the handler is logged and answered as {"error": ...}.
+    """
+
+    async def receive(message: Msg) -> None:
+        content = _decode(message)
+        if content is None or not message.reply:
+            return
+        try:
+            result = await handler(content)
+        except Exception as error:
+            log.exception("A request failed", action="request_failed", subject=message.subject)
+            result = {"error": str(error) or type(error).__name__}
+        raw = result if isinstance(result, RawAnswer) else RawAnswer(_encode(result))
+        try:
+            await ledger.publish(message.reply, raw.data, headers=raw.headers or None)
+        except LedgerUnavailable as error:
+            log.warning("An answer was lost", action="answer_lost", reason=str(error))
+
+    return await ledger.nc.subscribe(subject, queue=queue, cb=receive)
+
+
+async def _guarded(work: Awaitable[None], subject: str) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("A live message failed", action="live_failed", subject=subject)
+
+
+def _encode(message: Json) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def _decode(message: Msg) -> Json | None:
+    try:
+        content = json.loads(message.data)
+    except ValueError:
+        content = None
+    if isinstance(content, dict):
+        return content
+    log.warning("A live message is no JSON object", action="live_bad", subject=message.subject)
+    return None

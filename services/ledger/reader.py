@@ -1,0 +1,288 @@
+"""Following the ledger: every fact in order, to one `apply`, as fast as it can be decoded.
+
+A `Follower` keeps two pull requests open on a consumer in the server's memory and makes a new
+consumer from its position whenever anything is odd: a gap in the consumer's own numbering, a
+reconnect, missing heartbeats, a vanished consumer. So it may be slow for a moment, but it never
+skips, repeats or reorders a fact. It must not know what the facts mean.
+
+Sequences on the ledger may have gaps: erased facts are gone. A follower's position is therefore
+"everything up to here has been applied or no longer exists"; when it has caught up, that is the
+end of the stream, whatever stands there.
+"""
+
+import asyncio
+import heapq
+import itertools
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from domain.facts import Json, Recorded, UnreadableFact, decode
+from services.ledger import reading
+from services.ledger.errors import AheadOfLedger, LedgerUnavailable
+from services.ledger.replies import parse_headers
+
+if TYPE_CHECKING:
+    from services.ledger.connection import Ledger
+
+# Two pulls of this many facts are open; the second is being filled while the first is applied.
+PULL = 2000
+# A pull ends early when this many bytes are under way (a fact has at most 4 MiB).
+PULL_BYTES = 16 * 1024 * 1024
+PULL_EXPIRES = 30.0
+# A server that is silent for this long has lost our consumer; it sends heartbeats each second.
+HEARTBEAT = 1.0
+SILENCE = 2.5
+# Facts applied before other tasks get a turn.
+SLICE = 200
+# A consumer that nobody pulls from is dropped by the server after this long.
+INACTIVE = 30.0
+RETRY_WAIT = 0.2
+_SECOND = 1_000_000_000
+# How a status 409 begins that ends one pull and not the consumer.
+_END_OF_PULL = ("Batch Completed", "Message Size Exceeds MaxBytes")
+
+log = structlog.get_logger(__name__)
+
+_Message = tuple[bytes, bytes, bytes, bytes | None]
+
+
+class _Restart(Exception):
+    """The consumer cannot be trusted any more; the text says why."""
+
+
+class Follower:
+    """Feeds facts in order to `apply`; a position can be awaited.
+
+    `after`: the sequence up to which everything is known already. `subjects`: what to follow.
+    `after_batch` is called whenever all facts at hand are applied. `consumer`: a fixed consumer
+    name, for roles that may use only that one.
+    """
+
+    def __init__(
+        self,
+        ledger: "Ledger",
+        apply: Callable[[Recorded], None],
+        *,
+        after: int,
+        subjects: Sequence[str] = ("facts.>",),
+        after_batch: Callable[[], None] | None = None,
+        consumer: str | None = None,
+    ) -> None:
+        self.position = after
+        self.caught_up = asyncio.Event()
+        """Set when the end, as it was at the start or at the last reconnect, is reached."""
+        self._ledger = ledger
+        self._apply = apply
+        self._subjects = tuple(subjects)
+        self._after_batch = after_batch
+        self._fixed_name = consumer
+        self._inbox: deque[_Message] = deque()
+        self._news = asyncio.Event()
+        self._reconnected = False
+        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._tickets = itertools.count()
+
+    async def run(self) -> None:
+        """Follow until cancelled.
+
+        Raises UnreadableFact for a fact that this release does not know (it is not applied, and
+        neither is anything after it), AheadOfLedger if the ledger ends before the position, and
+        whatever `apply` raises.
+        """
+        self._ledger.on_reconnect.append(self._on_reconnect)
+        try:
+            while True:
+                try:
+                    await self._follow()
+                except _Restart as reason:
+                    log.info(
+                        "Following the ledger anew",
+                        action="follower_restarted",
+                        position=self.position,
+                        reason=str(reason),
+                    )
+                except LedgerUnavailable as error:
+                    log.debug("Cannot follow yet", action="follower_waits", reason=str(error))
+                    await self._pause()
+        finally:
+            self._ledger.on_reconnect.remove(self._on_reconnect)
+
+    async def reached(self, sequence: int, timeout: float) -> bool:  # noqa: ASYNC109
+        """Wait up to `timeout` seconds until `sequence` is applied; whether it is."""
+        if sequence <= self.position:
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiters, (sequence, next(self._tickets), future))
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            return False
+        return True
+
+    # --- one consumer's life -----------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Make a consumer from our position and apply what it delivers, until it fails us."""
+        self.caught_up.clear()
+        self._reconnected = False
+        self._inbox.clear()
+        end = await reading.end(self._ledger)
+        if end < self.position:
+            raise AheadOfLedger(self.position, end)
+        name = self._fixed_name or f"follower-{secrets.token_hex(8)}"
+        subject = self._ledger.nc.new_inbox()
+        key = await self._ledger.subscribe_direct(subject, self._on_message)
+        try:
+            pending = await self._create_consumer(name)
+            await _Delivery(self, name, subject, pending, end).run()
+        finally:
+            await self._end_consumer(name, key)
+
+    async def _create_consumer(self, name: str) -> int:
+        """Make the consumer; returns how many facts it has for us now."""
+        if self._fixed_name:
+            await self._ledger.api(f"CONSUMER.DELETE.{reading.STREAM}.{name}")
+        config: Json = {
+            "name": name,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self.position + 1,
+            "ack_policy": "none",
+            "max_deliver": -1,
+            "replay_policy": "instant",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(INACTIVE * _SECOND),
+        }
+        verb = f"CONSUMER.CREATE.{reading.STREAM}.{name}"
+        if len(self._subjects) == 1:
+            config["filter_subject"] = self._subjects[0]
+            verb += "." + self._subjects[0]
+        else:
+            config["filter_subjects"] = list(self._subjects)
+        body = {"stream_name": reading.STREAM, "config": config, "action": "create"}
+        return int(reading.checked(await self._ledger.api(verb, body))["num_pending"])
+
+    async def _end_consumer(self, name: str, key: int) -> None:
+        """Let go of subscription and consumer; the server drops what it does not hear about."""
+        await self._ledger.unsubscribe_direct(key)
+        if self._ledger.connected:
+            await self._ledger.publish(f"$JS.API.CONSUMER.DELETE.{reading.STREAM}.{name}", b"")
+
+    async def _pause(self) -> None:
+        if self._ledger.connected:
+            await asyncio.sleep(RETRY_WAIT)
+        else:
+            await self._ledger.wait_connected(PULL_EXPIRES)
+
+    def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        self._inbox.append((subject, reply, data, headers))
+        self._news.set()
+
+    def _on_reconnect(self) -> None:
+        self._reconnected = True
+        self._news.set()
+
+    def _advance(self, sequence: int) -> None:
+        """Everything up to `sequence` is applied: let those who waited for it go on."""
+        self.position = sequence
+        while self._waiters and self._waiters[0][0] <= sequence:
+            future = heapq.heappop(self._waiters)[2]
+            if not future.done():
+                future.set_result(None)
+
+
+class _Delivery:
+    """What one consumer delivers: counts its messages and keeps pulls open."""
+
+    def __init__(self, follower: Follower, name: str, subject: str, pending: int, end: int) -> None:
+        self._follower = follower
+        self._ledger = follower._ledger
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{reading.STREAM}.{name}"
+        self._subject = subject
+        self._left = pending
+        """Facts still missing until we have caught up."""
+        self._end = end
+        self._number = 0
+        """Of the last message of this consumer: it counts them without gaps."""
+        self._asked = 0
+        """Facts that open pulls may still deliver."""
+
+    async def run(self) -> None:
+        await self._pull()
+        await self._pull()
+        self._check_caught_up()
+        follower = self._follower
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    await follower._news.wait()
+            except TimeoutError:
+                raise _Restart("the server is silent") from None
+            follower._news.clear()
+            await self._drain()
+            if follower._reconnected:
+                raise _Restart("the connection was renewed")
+
+    async def _drain(self) -> None:
+        """Apply everything at hand, in slices between which others get a turn."""
+        follower = self._follower
+        before = follower.position
+        while follower._inbox:
+            for _ in range(min(SLICE, len(follower._inbox))):
+                self._take(*follower._inbox.popleft())
+            if self._asked <= PULL:
+                await self._pull()
+            if follower._inbox:
+                await asyncio.sleep(0)
+        if follower._after_batch is not None and follower.position != before:
+            follower._after_batch()
+        self._check_caught_up()
+
+    def _take(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        if not reply.startswith(b"$JS.ACK."):
+            self._take_status(parse_headers(headers))
+            return
+        tokens = reply.split(b".")
+        sequence, number = int(tokens[-4]), int(tokens[-3])
+        if number != self._number + 1:
+            raise _Restart(f"message {number} came after {self._number}")
+        self._number = number
+        self._asked -= 1
+        self._left -= 1
+        try:
+            fact = decode(data)
+        except UnreadableFact as error:
+            raise UnreadableFact(f"Fact {sequence} on {subject.decode()}: {error}") from error
+        self._follower._apply(Recorded(sequence, subject.decode(), fact))
+        self._follower._advance(sequence)
+
+    def _take_status(self, headers: dict[str, str]) -> None:
+        """A heartbeat, or the end of a pull with what it did not deliver."""
+        status, why = headers.get("Status"), headers.get("Description", "")
+        if status == "100":
+            return
+        if status in ("404", "408") or why.startswith(_END_OF_PULL):
+            self._asked -= int(headers.get("Nats-Pending-Messages", 0))
+            return
+        raise _Restart(f"{status} {why}")
+
+    async def _pull(self) -> None:
+        body = (
+            f'{{"batch":{PULL},"max_bytes":{PULL_BYTES},"expires":{int(PULL_EXPIRES * _SECOND)},'
+            f'"idle_heartbeat":{int(HEARTBEAT * _SECOND)}}}'
+        )
+        await self._ledger.publish(self._next, body.encode(), reply=self._subject)
+        self._asked += PULL
+
+    def _check_caught_up(self) -> None:
+        follower = self._follower
+        if self._left <= 0 and not follower.caught_up.is_set():
+            # What stood at the end may be erased or on another subject: it will not come.
+            if self._end > follower.position:
+                follower._advance(self._end)
+            follower.caught_up.set()
