@@ -276,7 +276,7 @@ def _check_grants(type: CatalogType, stored: Json, record: Json, by: Principal) 
 
 def _next_place(type: CatalogType, known: Known) -> int:
     places = [record.get("sort_order") for record in known.records(type)]
-    return 1 + max((int(place) for place in places if is_number(place)), default=-1)  # type: ignore[arg-type]
+    return 1 + max((int(place) for place in places if is_number(place)), default=-1)
 
 
 # --- what each type is made of -----------------------------------------------------------------

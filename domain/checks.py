@@ -7,7 +7,7 @@ record.
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from domain.errors import BadRequest
 from domain.facts import FactBase, Json, encode
@@ -84,14 +84,14 @@ def check_word(value: object, name: str) -> str:
     return value
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite JSON number (and not a boolean)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int | float]:
     """Whether a value is a whole JSON number."""
-    return is_number(value) and (isinstance(value, int) or float(value).is_integer())  # type: ignore[arg-type]
+    return is_number(value) and (isinstance(value, int) or float(value).is_integer())
 
 
 def check_flag(value: object, name: str) -> None:

@@ -38,13 +38,10 @@ from domain.plugins import (
     owned_keys,
     with_locked,
 )
+from domain.targets import ALGORITHMS
 from domain.trigger_rules import check_triggers
 
 REQUIRED = ("title", "enabled", "category", "targets", "plugin", "algo")
-ALGORITHMS = frozenset(
-    "random round_robin least_cpu least_mem prefer_first multiplex prefer_last "
-    "prefer_first_natural prefer_last_natural fewest_jobs".split()
-)
 CHILD_MAY_CHANGE = frozenset({"enabled", "notes", "params", "tags", "limits"})
 """What a running job may change of its own event (execution.md 17)."""
 

@@ -1,0 +1,252 @@
+"""What is remembered of each event between its runs (data.md 2.1), and today's counts.
+
+Folded from facts alone: cursor, nth, robin, and how the last jobs ended. The counts per day and
+condition serve the `day` limit (execution.md 7.4). Multiplex children do not count: their parent
+does. Must not know what any of it is used for.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from domain import facts as f
+from domain.actions import conditions_of
+from domain.catalog import CONFIG_ID
+from domain.facts import Counters, FireKey, Json, Recorded
+
+
+@dataclass(slots=True)
+class EventState:
+    """One event's state. Times are Unix seconds; `total_elapsed` is in seconds.
+
+    `cursor_set` and `nth_set` are the sequences at which a client last set the counter: fires
+    of an older anchor do not overwrite it.
+    """
+
+    cursor: int | None = None
+    nth: int | None = None
+    robin: int = 0
+    last_job: str | None = None
+    last_code: int | float | str | None = None
+    last_completed: float | None = None
+    total_elapsed: float = 0.0
+    total_count: int = 0
+    cursor_set: int = 0
+    nth_set: int = 0
+
+    def wire(self) -> Json:
+        """As get_global_state shows it: only what is known (data.md 12.6)."""
+        shown = {
+            "cursor": self.cursor,
+            "nth": self.nth,
+            "robin": self.robin or None,
+            "last_job": self.last_job,
+            "last_code": self.last_code,
+            "last_completed": self.last_completed,
+        }
+        totals = {"total_elapsed": round(self.total_elapsed, 3), "total_count": self.total_count}
+        known = {key: value for key, value in shown.items() if value is not None}
+        return known | (totals if self.total_count else {})
+
+
+@dataclass(slots=True)
+class _Live:
+    """What is needed of a live job until it ends."""
+
+    event: str
+    launched: float
+    order: int = 0
+    started: float | None = None
+    ended: float | None = None
+    counted_start: bool = False
+
+
+@dataclass(slots=True)
+class _Day:
+    """The counts of one event on one day.
+
+    `jobs` holds what each job counted for, so that deleting one rolls it back; only kept while
+    a `day` limit applies to the event.
+    """
+
+    day: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    jobs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class EventStates:
+    """Fold of all events' states. `zone` is the IANA name in whose days is counted."""
+
+    def __init__(self, zone: str = "UTC") -> None:
+        self.position = 0
+        self.states: dict[str, EventState] = {}
+        self._zone = ZoneInfo(zone)
+        self._live: dict[str, _Live] = {}
+        self._days: dict[str, _Day] = {}
+        self._day_limits: set[tuple[str, str]] = set()
+        self._category: dict[str, str] = {}
+
+    # --- folding -------------------------------------------------------------------------------
+
+    def apply(self, recorded: Recorded) -> None:
+        """Take in one fact; those already taken in are ignored. Never raises."""
+        if recorded.sequence <= self.position:
+            return
+        self.position = recorded.sequence
+        match recorded.fact:
+            case f.EventCreated() | f.EventUpdated() | f.EventDeleted() as fact:
+                self._define(fact, recorded.sequence)
+            case f.CatalogCreated() | f.CatalogUpdated() | f.CatalogDeleted() as fact:
+                self._limit_days(fact)
+            case f.JobRequested() as fact:
+                self._request(fact)
+            case f.LaunchRejected(event=event, counters=counters, fire=fire, job=job):
+                self._advance(event, counters, fire)
+                self._live.pop(job, None)
+            case f.FiresMissed(event=event, counters=counters):
+                self._advance(event, counters, None)
+            case f.JobAssigned() | f.JobStarting() as fact:
+                self._take(fact, recorded.sequence)
+            case f.JobStarted() | f.JobFinished() as fact:
+                self._report(fact)
+            case f.JobEnded(job=job, at=at):
+                live = self._live.get(job)
+                if live is not None:
+                    live.ended = at
+            case f.JobCompleted() as fact:
+                self._complete(fact)
+            case f.QueueFlushed(jobs=jobs):
+                for job in jobs:
+                    self._live.pop(job, None)
+            case f.JobDeleted() as fact:
+                self._live.pop(fact.job, None)
+                self._take_back(fact)
+            case _:
+                pass
+
+    def _define(self, fact: f.EventCreated | f.EventUpdated | f.EventDeleted, at: int) -> None:
+        id = fact.event
+        if isinstance(fact, f.EventDeleted):
+            self.states.pop(id, None)
+            self._days.pop(id, None)
+            self._category.pop(id, None)
+            self._day_limits.discard(("event", id))
+            return
+        if isinstance(fact, f.EventCreated):
+            self.states[id] = EventState()
+            self._days.pop(id, None)
+        state = self.states.setdefault(id, EventState())
+        self._category[id] = str(fact.definition.get("category"))
+        self._note_day_limit("event", id, fact.definition)
+        counters = fact.counters
+        if counters is not None and counters.cursor is not None:
+            state.cursor, state.cursor_set = counters.cursor, at
+        if counters is not None and counters.nth is not None:
+            state.nth, state.nth_set = counters.nth, at
+
+    def _limit_days(self, fact: f.CatalogCreated | f.CatalogUpdated | f.CatalogDeleted) -> None:
+        if fact.type in ("category", "config"):
+            record = {} if isinstance(fact, f.CatalogDeleted) else fact.record
+            self._note_day_limit(fact.type, fact.id, record)
+
+    def _note_day_limit(self, type: str, id: str, record: Json) -> None:
+        limits = record.get("limits")
+        entries = limits if isinstance(limits, list) else []
+        if any(isinstance(x, dict) and x.get("type") == "day" for x in entries):
+            self._day_limits.add((type, id))
+        else:
+            self._day_limits.discard((type, id))
+
+    def _request(self, fact: f.JobRequested) -> None:
+        self._advance(fact.event, fact.counters, fact.fire)
+        is_child = bool(fact.workflow and fact.workflow.get("job"))
+        if not is_child and fact.job not in self._live:
+            self._live[fact.job] = _Live(fact.event, fact.at)
+
+    def _advance(self, event: str, counters: Counters | None, fire: FireKey | None) -> None:
+        """The counters that a fire carries, unless a client has set them since its anchor."""
+        state = self.states.get(event)
+        if state is None or counters is None:
+            return
+        anchor = fire.anchor if fire is not None else self.position
+        if counters.cursor is not None and anchor >= state.cursor_set:
+            state.cursor = counters.cursor
+        if counters.nth is not None and anchor >= state.nth_set:
+            state.nth = counters.nth
+
+    def _take(self, fact: f.JobAssigned | f.JobStarting, sequence: int) -> None:
+        """A job has a server: the round-robin index moves, and a start is counted once."""
+        state = self.states.get(fact.event)
+        if state is not None and fact.robin is not None:
+            state.robin = fact.robin
+        live = self._live.get(fact.job)
+        if live is None:
+            return
+        if isinstance(fact, f.JobAssigned):
+            live.order, live.started, live.ended = sequence, None, None
+        if not live.counted_start:
+            live.counted_start = True
+            self._count(fact.event, fact.job, fact.at, ("start",))
+
+    def _report(self, fact: f.JobStarted | f.JobFinished) -> None:
+        live = self._live.get(fact.job)
+        if live is None or live.order != fact.order:
+            return
+        if isinstance(fact, f.JobStarted):
+            live.started = fact.started
+        else:
+            live.ended = fact.ended
+
+    def _complete(self, fact: f.JobCompleted) -> None:
+        live = self._live.pop(fact.job, None)
+        state = self.states.get(fact.event)
+        if live is None or state is None or fact.retry is not None:
+            return
+        completed = fact.at if live.ended is None else live.ended
+        started = live.launched if live.started is None else live.started
+        state.last_job, state.last_code, state.last_completed = fact.job, fact.code, completed
+        state.total_elapsed += max(0.0, completed - started)
+        state.total_count += 1
+        self._count(fact.event, fact.job, fact.at, tuple(conditions_of(fact.code, ())))
+
+    # --- counts of the day ---------------------------------------------------------------------
+
+    def today(self, event: str, condition: str, now: float) -> int:
+        """How many jobs of the event fulfilled a condition on the day of `now`, live ones apart."""
+        counted = self._days.get(event)
+        if counted is None or counted.day != self._day_of(now):
+            return 0
+        return counted.counts.get(condition, 0)
+
+    def _count(self, event: str, job: str, at: float, conditions: tuple[str, ...]) -> None:
+        if event not in self.states:
+            return
+        day = self._day_of(at)
+        counted = self._days.get(event)
+        if counted is None or counted.day < day:
+            counted = self._days[event] = _Day(day)
+        if self._day_limited(event):
+            counted.jobs[job] = counted.jobs.get(job, ()) + conditions
+        for condition in conditions:
+            counted.counts[condition] = counted.counts.get(condition, 0) + 1
+
+    def _take_back(self, fact: f.JobDeleted) -> None:
+        """Deleting a job of today rolls its counts back (api.md 4.7)."""
+        counted = self._days.get(fact.event)
+        if counted is not None:
+            for condition in counted.jobs.pop(fact.job, ()):
+                counted.counts[condition] -= 1
+
+    def _day_limited(self, event: str) -> bool:
+        return (
+            ("event", event) in self._day_limits
+            or ("category", self._category.get(event, "")) in self._day_limits
+            or ("config", CONFIG_ID) in self._day_limits
+        )
+
+    def _day_of(self, moment: float) -> int:
+        """The number of the local day; 0 for moments that no calendar knows."""
+        try:
+            return datetime.fromtimestamp(moment, self._zone).toordinal()
+        except (ValueError, OverflowError, OSError):
+            return 0

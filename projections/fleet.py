@@ -1,0 +1,230 @@
+"""The servers: what their runners report, what administrators say, which groups they are in.
+
+Heartbeats are no facts: services feed them with `heard`, and nothing that is decided here from
+facts depends on them. Must not know jobs.
+"""
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from domain import facts as f
+from domain.checks import is_number
+from domain.facts import Json, Recorded
+from domain.patterns import found_in
+from domain.targets import Directory, ServerView
+
+
+@dataclass(slots=True)
+class Server:
+    """One server. `record` is its wire form (data.md 10); times are Unix seconds.
+
+    `joined` is the sequence of the newest ServerJoined; `own_groups` are those its runner asked
+    for; `said` is what an administrator set; `live` is the newest heartbeat's part of `info`.
+    """
+
+    id: str
+    boot: str = ""
+    machine_boot: str = ""
+    joined: int = 0
+    created: float = 0.0
+    modified: float = 0.0
+    hostname: str = ""
+    ip: str = ""
+    left: bool = False
+    own_groups: list[str] = field(default_factory=list)
+    info: Json = field(default_factory=dict)
+    said: Json = field(default_factory=dict)
+    live: Json = field(default_factory=dict)
+    heard_at: float | None = None
+    groups: list[str] = field(default_factory=list)
+    record: Json = field(default_factory=dict)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it may take new jobs."""
+        return bool(self.said.get("enabled", True))
+
+
+class Fleet:
+    """Fold of all servers and groups. A server stays, offline, until somebody deletes it."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.servers: dict[str, Server] = {}
+        self.groups: dict[str, Json] = {}
+        self._said: dict[str, Json] = {}
+        self._directory: Directory | None = None
+
+    # --- folding -------------------------------------------------------------------------------
+
+    def apply(self, recorded: Recorded) -> None:
+        """Take in one fact; those already taken in are ignored. Never raises."""
+        if recorded.sequence <= self.position:
+            return
+        self.position = recorded.sequence
+        match recorded.fact:
+            case f.ServerJoined() as fact:
+                self._join(fact, recorded.sequence)
+            case f.ServerUpdated() as fact:
+                server = self._current(fact.server, fact.boot)
+                if server is not None:
+                    server.info, server.modified = fact.info, fact.at
+                    self._describe(server)
+            case f.ServerLeft() as fact:
+                server = self._current(fact.server, fact.boot)
+                if server is not None:
+                    server.left, server.modified = True, fact.at
+            case f.CatalogCreated(type="group") | f.CatalogUpdated(type="group") as fact:
+                self.groups[fact.id] = fact.record
+                self._match_all()
+            case f.CatalogDeleted(type="group", id=id):
+                self.groups.pop(id, None)
+                self._match_all()
+            case f.CatalogCreated(type="server") | f.CatalogUpdated(type="server") as fact:
+                self._say(fact.id, fact.record, fact.at)
+            case f.CatalogDeleted(type="server", id=id):
+                self._said.pop(id, None)
+                self.servers.pop(id, None)
+                self._directory = None
+            case _:
+                pass
+
+    def _join(self, fact: f.ServerJoined, sequence: int) -> None:
+        server = self.servers.get(fact.server)
+        if server is None:
+            server = Server(fact.server, created=fact.at, said=self._said.get(fact.server, {}))
+            self.servers[fact.server] = server
+        server.boot, server.machine_boot, server.joined = fact.boot, fact.machine_boot, sequence
+        server.hostname, server.ip = fact.hostname, fact.ip
+        server.own_groups, server.info = list(fact.groups), fact.info
+        server.left, server.modified = False, fact.at
+        server.heard_at, server.live = None, {}
+        self._match(server)
+
+    def _current(self, id: str, boot: str) -> Server | None:
+        """The server, unless the report comes from an older boot."""
+        server = self.servers.get(id)
+        return server if server is not None and server.boot == boot else None
+
+    def _say(self, id: str, record: Json, at: float) -> None:
+        self._said[id] = record
+        server = self.servers.get(id)
+        if server is not None:
+            server.said, server.modified = record, at
+            self._match(server)
+
+    def _match_all(self) -> None:
+        self._directory = None
+        for server in self.servers.values():
+            self._match(server)
+
+    def _match(self, server: Server) -> None:
+        """Put the server into its groups: those set by hand, else its own and the matching."""
+        by_hand = server.said.get("groups")
+        if isinstance(by_hand, list) and not server.said.get("autoGroup", True):
+            groups = [group for group in by_hand if isinstance(group, str)]
+        else:
+            matching = [
+                id
+                for id, group in self.groups.items()
+                if found_in(group.get("hostname_match"), server.hostname)
+            ]
+            groups = [*server.own_groups, *matching]
+        server.groups = list(dict.fromkeys(groups))
+        self._directory = None
+        self._describe(server)
+
+    def _describe(self, server: Server) -> None:
+        record: Json = {
+            "id": server.id,
+            "hostname": server.hostname,
+            "ip": server.ip,
+            "title": "",
+            "icon": "",
+            "enabled": True,
+            "autoGroup": True,
+            "userData": {},
+        }
+        record |= {k: v for k, v in server.said.items() if k not in _OWN}
+        server.record = record | {
+            "groups": server.groups,
+            "info": server.info | server.live,
+            "created": int(server.created),
+            "modified": int(server.modified),
+        }
+
+    # --- heartbeats ----------------------------------------------------------------------------
+
+    def heard(self, server_id: str, boot: str, at: float, info: Json) -> None:
+        """A heartbeat came, at the receiver's time `at`; one of another boot is ignored."""
+        server = self._current(server_id, boot)
+        if server is not None:
+            server.heard_at = at
+            server.live = info
+            server.record["info"] = server.info | info
+
+    def online(self, server_id: str, now: float, timeout: float) -> bool:
+        """Whether a server was heard within `timeout` seconds and did not leave."""
+        server = self.servers.get(server_id)
+        return (
+            server is not None
+            and not server.left
+            and server.heard_at is not None
+            and now - server.heard_at <= timeout
+        )
+
+    # --- questions -----------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Directory:
+        """What target names stand for; members in the order in which servers first joined."""
+        if self._directory is None:
+            members: dict[str, list[str]] = {group: [] for group in self.groups}
+            hostnames: dict[str, list[str]] = {}
+            for server in self.servers.values():
+                for group in server.groups:
+                    members.setdefault(group, []).append(server.id)
+                hostnames.setdefault(server.hostname.lower(), []).append(server.id)
+            self._directory = Directory(MappingProxyType(self.servers), members, hostnames)
+        return self._directory
+
+    def max_jobs(self, server: Server) -> float:
+        """The weight of jobs a server may hold; 0 = no limit (data.md 2.2 step 4)."""
+        own = server.said.get("maxJobs")
+        if is_number(own) and own > 0:
+            return own
+        limits = [self.groups.get(group, {}).get("max_jobs_per_server") for group in server.groups]
+        return min((limit for limit in limits if is_number(limit) and limit > 0), default=0)
+
+    def view(
+        self, server_id: str, *, online: bool, jobs: int = 0, weight_used: float = 0.0
+    ) -> ServerView | None:
+        """A server as a choice needs it; None if there is none with this id."""
+        server = self.servers.get(server_id)
+        if server is None:
+            return None
+        info = server.record["info"]
+        return ServerView(
+            id=server.id,
+            hostname=server.hostname,
+            title=str(server.said.get("title") or ""),
+            groups=tuple(server.groups),
+            enabled=server.enabled,
+            online=online,
+            max_jobs=self.max_jobs(server),
+            cpu=_figure(info, "cpu", "avgLoad"),
+            memory=_figure(info, "memory", "active"),
+            jobs=jobs,
+            weight_used=weight_used,
+            record=server.record,
+        )
+
+
+_OWN = frozenset({"id", "hostname", "ip", "groups", "info", "created", "modified", "revision"})
+"""Keys of the wire record that an administrator's record does not set."""
+
+
+def _figure(info: Json, part: str, name: str) -> float:
+    found = info.get(part)
+    value = found.get(name) if isinstance(found, dict) else None
+    return float(value) if is_number(value) else 0.0
