@@ -4,6 +4,7 @@ JSON objects in, JSON objects out; a subject's meaning is the caller's business.
 published while the connection is down is lost, as live messages may be.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -94,15 +95,20 @@ async def ask_raw(
 async def answer(
     ledger: "Ledger", subject: str, handler: Answerer, queue: str = ""
 ) -> Subscription:
-    """Answer requests on `subject`, one after the other; of one `queue`, one member answers.
+    """Answer requests on `subject`, each as soon as it is ready; of one `queue`, one answers.
 
     An error of the handler is logged and answered as {"error": ...}.
     """
+    under_way: set[asyncio.Task[None]] = set()
 
     async def receive(message: Msg) -> None:
         content = _decode(message)
-        if content is None or not message.reply:
-            return
+        if content is not None and message.reply:
+            task = asyncio.create_task(respond(message, content))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+
+    async def respond(message: Msg, content: Json) -> None:
         try:
             result = await handler(content)
         except Exception as error:

@@ -247,8 +247,8 @@ class _Delivery:
         if not reply.startswith(b"$JS.ACK."):
             self._take_status(parse_headers(headers))
             return
-        tokens = reply.split(b".")
-        sequence, number = int(tokens[-4]), int(tokens[-3])
+        _, stream, consumer, *_ = reply.rsplit(b".", 4)
+        sequence, number = int(stream), int(consumer)
         if number != self._number + 1:
             raise _Restart(f"message {number} came after {self._number}")
         self._number = number

@@ -34,6 +34,11 @@ def server_secret(data_dir: Path) -> bytes:
     return secret
 
 
+def csrf_token(secret: bytes, session: str) -> str:
+    """64 hex digits that go with one session id (api.md 1.4)."""
+    return _digest(secret, f"csrf {session}").hex()
+
+
 def fingerprint(secret: bytes) -> str:
     """Tells two secrets apart without giving either away."""
     return _digest(secret, "fingerprint").hex()[:32]
@@ -41,7 +46,7 @@ def fingerprint(secret: bytes) -> str:
 
 def hash_api_key(secret: bytes, plain: str) -> str:
     """What is stored instead of an API key (data.md 1.3)."""
-    return hmac.new(secret, plain.encode(), hashlib.sha256).hexdigest()
+    return _digest(secret, plain).hex()
 
 
 def log_token(secret: bytes, job: str) -> str:

@@ -1,0 +1,125 @@
+"""The first facts of a ledger, written once whoever starts first and however often.
+
+One atomic batch, whose first fact must be number 1, founds the ledger: its random id, the
+fingerprint of the server secret, and the default records. Then the first API key: DIR/admin.key
+is written before its record, so that a kill in between leaves a key that the next start records.
+"""
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from domain.facts import AccessCreated, Actor, Fact, LedgerFounded
+from domain.subjects import access_subject, subject_of
+from services.ledger.errors import StartupError, WrongSecret, WrongSequence
+from services.ledger.secrets import fingerprint, hash_api_key, server_secret, write_private
+
+if TYPE_CHECKING:
+    from services.ledger.connection import Ledger
+
+ADMIN_KEY_ID = "kadmin"
+ADMIN_KEY_FILE = "admin.key"
+SYSTEM = Actor(type="system", id="system")
+
+log = structlog.get_logger(__name__)
+
+
+async def found(ledger: "Ledger", data_dir: Path, now: float) -> LedgerFounded:
+    """Found the ledger if it is empty; else check that it is ours. Returns fact 1.
+
+    `now` is in Unix seconds. Raises WrongSecret, StartupError (files, a strange first fact),
+    LedgerUnavailable.
+    """
+    secret = server_secret(data_dir)
+    founded = await _first_fact(ledger)
+    if founded is None:
+        founded = await _write_first_facts(ledger, secret, now)
+    if founded.fingerprint != fingerprint(secret):
+        raise WrongSecret(
+            f"The server secret of {data_dir} is not the one this ledger was founded with: "
+            "copy server.secret from the first machine."
+        )
+    await _record_admin_key(ledger, data_dir, secret, now)
+    return founded
+
+
+async def _first_fact(ledger: "Ledger") -> LedgerFounded | None:
+    recorded = await ledger.get(1)
+    if recorded is None:
+        if await ledger.end() > 0:
+            raise StartupError("The ledger has no beginning: its first fact is missing.")
+        return None
+    if not isinstance(recorded.fact, LedgerFounded):
+        raise StartupError(f"The ledger begins with {recorded.fact.kind}: it is not Jobledger's.")
+    return recorded.fact
+
+
+async def _write_first_facts(ledger: "Ledger", secret: bytes, now: float) -> LedgerFounded:
+    """The founding batch, or what somebody else founded at the same time."""
+    # Imported here: only a founder needs the default records.
+    from domain.defaults import default_facts
+
+    id = secrets.token_hex(12)
+    first = LedgerFounded(at=now, actor=SYSTEM, ledger=id, fingerprint=fingerprint(secret))
+    facts: list[Fact] = [first, *default_facts(now, SYSTEM)]
+    named = [(f"{id}-{number}", fact) for number, fact in enumerate(facts)]
+    try:
+        await ledger.append_all(named, expect={subject_of(fact): 0 for fact in facts})
+    except WrongSequence:
+        log.info("Somebody else founded the ledger", action="founding_lost")
+    else:
+        log.info("Founded the ledger", action="founded", ledger=id)
+    founded = await _first_fact(ledger)
+    if founded is None:
+        raise StartupError("The ledger lost its first fact.")
+    return founded
+
+
+async def _record_admin_key(ledger: "Ledger", data_dir: Path, secret: bytes, now: float) -> None:
+    """The key of DIR/admin.key, unless this ledger had its first key already."""
+    if await ledger.last_sequence(access_subject(ADMIN_KEY_ID)):
+        return
+    file = data_dir / ADMIN_KEY_FILE
+    try:
+        fresh = secrets.token_urlsafe(32)
+        made = write_private(file, fresh.encode() + b"\n", replace=False)
+        plain = file.read_text().strip()
+    except OSError as error:
+        raise StartupError(f"{file} cannot be written: {error.strerror or error}.") from error
+    fact = AccessCreated(
+        at=now,
+        actor=SYSTEM,
+        type="api_key",
+        id=ADMIN_KEY_ID,
+        record={
+            "id": ADMIN_KEY_ID,
+            "title": "First admin key",
+            "description": f"Written to {ADMIN_KEY_FILE} in the data directory at the first start.",
+            "active": 1,
+            "privileges": {"admin": True},
+            "roles": [],
+            "key": hash_api_key(secret, plain),
+            "mask": f"{plain[:4]}{'*' * 8}{plain[-4:]}",
+            "username": "admin",
+            "created": int(now),
+            "modified": int(now),
+            "revision": 1,
+        },
+    )
+    try:
+        await ledger.append(fact, id=f"admin-key-{secrets.token_hex(8)}", expect=0)
+    except WrongSequence:
+        # Another machine recorded its own; a key made here in vain must not look valid.
+        if made and not await _is_recorded(ledger, hash_api_key(secret, plain)):
+            file.unlink(missing_ok=True)
+
+
+async def _is_recorded(ledger: "Ledger", key: str) -> bool:
+    recorded = await ledger.last_fact(access_subject(ADMIN_KEY_ID))
+    return (
+        recorded is not None
+        and isinstance(recorded.fact, AccessCreated)
+        and recorded.fact.record.get("key") == key
+    )
