@@ -770,6 +770,9 @@ def decode(data: bytes) -> Fact:
 
 def _lift(record: Json) -> Json:
     kind = record["kind"]
-    while record["v"] < VERSIONS.get(kind, 1):
+    newest = VERSIONS.get(kind, 1)
+    while record["v"] < newest:
         record = UPCASTERS[kind, record["v"]](record)
+    if record["v"] > newest:
+        raise ValueError("written by a newer release")
     return record
