@@ -60,6 +60,9 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
         {k: v for k, v in request.overrides.items() if k != "params" and k not in LAUNCH_CONTEXT}
     )
     document |= _identity(request)
+    multiplex = document.get("algo") == "multiplex" and request.workflow is None
+    if multiplex:
+        document["type"] = "workflow"
     document["limits"] = _limits(made, request, document)
     document["actions"] = _actions(made, request, document)
     document["tags"] = _tags(request, document)
@@ -75,7 +78,7 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
         queue_limit=_amount(first_enabled(document["limits"], "queue")),
         weight=_weight(document["limits"]),
         retry=first_enabled(document["limits"], "retry"),
-        multiplex=document.get("algo") == "multiplex" and request.workflow is None,
+        multiplex=multiplex,
     )
 
 
@@ -127,12 +130,12 @@ def _actions(made: Made, request: JobRequested, document: Json) -> list[Json]:
 
 def _inherited(made: Made, key: str) -> list[Json]:
     """Enabled ones of the category, then of the configuration, marked with their source."""
-    found = []
-    for source, record in (("category", made.category), ("universal", made.config)):
-        for entry in _objects(record.get(key)):
-            if entry.get("enabled"):
-                found.append(_fresh(entry) | {"source": source})
-    return found
+    return [
+        _fresh(entry) | {"source": source}
+        for source, record in (("category", made.category), ("universal", made.config))
+        for entry in _objects(record.get(key))
+        if entry.get("enabled")
+    ]
 
 
 def _fresh(entry: Json) -> Json:

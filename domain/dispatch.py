@@ -11,6 +11,7 @@ from domain import facts as f
 from domain.completion import Result, aborted
 from domain.facts import Json
 from domain.job import Job, JobState
+from domain.multiplex import Eligible
 
 # A launch larger than this is asked for by the runner instead of copied into the order.
 LAUNCH_BYTES = 32 * 1024
@@ -59,13 +60,13 @@ class Situation:
     ahead: bool = False
 
 
-Start = Chosen | Result | f.JobQueued | None
+Start = Chosen | Eligible | Result | f.JobQueued | None
 
 
 def decide_start(
     job: Job,
     situation: Situation,
-    choose: Callable[[], Chosen | NoServer],
+    choose: Callable[[], Chosen | Eligible | NoServer],
     *,
     now: float,
     actor: f.Actor,
@@ -84,7 +85,7 @@ def decide_start(
     if limit and (situation.running >= limit or situation.ahead):
         return _wait(job, situation, NO_SLOT, NO_SLOT_NO_ROOM, retry_ok=False, now=now, actor=actor)
     choice = choose()
-    if isinstance(choice, Chosen):
+    if not isinstance(choice, NoServer):
         return choice
     if choice.unsettled:
         return None

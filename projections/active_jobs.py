@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from domain import facts as f
 from domain.assembly import NOTHING, assemble
-from domain.facts import Recorded
+from domain.facts import Json, Recorded
 from domain.job import HOLDS_A_SLOT, Job, JobState, begin, evolve
+from domain.multiplex import child_result
 from projections.definitions import Definitions
-
 
 _COMPACT = 1024  # departed entries are kept up to this many
 
@@ -47,12 +47,23 @@ class ActiveJobs:
         self.scopes: dict[str, Scope] = {}
         self.weights: dict[str, float] = {}
         self.owed: dict[str, Job] = {}
+        self.results: dict[str, dict[str, Json]] = {}
 
     def apply(self, recorded: Recorded) -> list[Job]:
         """Fold one fact; the jobs it touched, as they are now (final ones a last time)."""
         if recorded.sequence <= self.position:
             return []
         self.position = recorded.sequence
+        touched = self._fold(recorded)
+        parents = dict.fromkeys(p for p in map(self._parent_of, touched) if p is not None)
+        return touched + [self.jobs[id] for id in parents]
+
+    def _parent_of(self, job: Job) -> str | None:
+        """The live parent that must know that its child ended."""
+        parent = str((job.request.workflow or {}).get("job"))
+        return parent if parent in self.jobs and job.id not in self.jobs else None
+
+    def _fold(self, recorded: Recorded) -> list[Job]:
         match recorded.fact:
             case f.JobRequested():
                 return self._requested(recorded)
@@ -115,6 +126,12 @@ class ActiveJobs:
         """The live children of a multiplex job."""
         return [self.jobs[id] for id in sorted(self.by_parent.get(parent, ()))]
 
+    def all_over(self, parent: Job) -> bool:
+        """Whether every child of a multiplex job was launched and ended."""
+        return parent.id not in self.by_parent and not any(
+            child.job in self.owed for child in parent.children
+        )
+
     def _is_queued(self, id: str) -> bool:
         job = self.jobs.get(id)
         return job is not None and job.state is JobState.QUEUED
@@ -156,6 +173,7 @@ class ActiveJobs:
             self._leave(job)
             if new is not None:
                 self._owe(new)
+            self._tell_parent(job)
             return
         self.jobs[new.id] = new
         if old is None:
@@ -186,9 +204,17 @@ class ActiveJobs:
 
     def _leave(self, job: Job) -> None:
         self.jobs.pop(job.id, None)
+        self.results.pop(job.id, None)
         _discard(self.by_event, job.event, job.id)
         if job.request.workflow:
             _discard(self.by_parent, str(job.request.workflow.get("job")), job.id)
+
+    def _tell_parent(self, child: Job) -> None:
+        """A child is over; an attempt that is followed by a retry does not count."""
+        parent = str((child.request.workflow or {}).get("job"))
+        retried = child.final is not None and child.final.retry is not None
+        if parent in self.jobs and not retried:
+            self.results.setdefault(parent, {})[child.id] = child_result(child)
 
     def _owe(self, job: Job) -> None:
         """Followers named but not yet requested: any leader appends them (design.md 3.3)."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from domain import completion
+from domain import completion, multiplex
 from domain import facts as f
 from domain.dispatch import Chosen, NoServer, Situation, decide_start, order
 from domain.facts import Json, Recorded
@@ -173,12 +173,15 @@ class Dispatching:
     # --- decisions -------------------------------------------------------------------------
 
     def _followers(self, now: float) -> Iterator[Decision]:
-        """Retries that a completed job named and nobody requested yet (design.md 3.3)."""
+        """Retries and children that were named and not yet requested (design.md 3.3)."""
         for id, job in list(self.jobs.owed.items()):
             if job.final is not None and job.final.retry is not None:
                 made_of = self.definitions.retry_made_of(job.request.made_of, job.spec.document)
                 fact = completion.retry_request(job, job.final.retry, made_of, now, self.actor)
                 yield id, fact
+            for child in job.children:
+                if child.job == id:
+                    yield id, multiplex.child_request(job, child, now=now, actor=self.actor)
 
     def _flush(self, now: float) -> Iterator[Decision]:
         for recorded in self._flushes:
@@ -203,18 +206,50 @@ class Dispatching:
 
     def _settle(self, job: Job, now: float) -> Iterator[Decision]:
         """What follows from the job as it is now."""
+        if job.children:
+            yield from self._settle_parent(job, now)
+            return
         result = completion.result_of(job) or self._hopeless(job, now)
         if result is not None:
             yield self._complete(job, result, now)
         elif job.state in WAITING:
             if job.until is not None and job.until > now and job.abort is None:
                 heapq.heappush(self._timers, (job.until, job.id))
-            elif job.state is not JobState.QUEUED or job.abort is not None:
-                yield from self._start(job, now)
-            elif self._event_of(job) is None:
+            elif (
+                job.state is not JobState.QUEUED
+                or job.abort is not None
+                or self._event_of(job) is None
+            ):
                 yield from self._start(job, now)
         elif job.abort is not None and job.assigned and job.abort_ordered is None:
             yield self._order_abort(job, job.abort.reason, job.abort.retry_ok, now)
+
+    def _must_leave_queue(self, job: Job) -> bool:
+        event = self._event_of(job)
+        gone = event is None or not (event.get("enabled") or job.request.test)
+        return gone or job.abort is not None
+
+    def _settle_parent(self, job: Job, now: float) -> Iterator[Decision]:
+        """A multiplex parent ends with its last child; an abort reaches all children."""
+        if self.jobs.all_over(job):
+            results = self.jobs.results.get(job.id, {})
+            result = multiplex.result_of(job, results.values())
+            yield self._complete(job, result, now, workflow=multiplex.workflow_of(results))
+        elif job.abort is not None:
+            for child in self.jobs.children(job.id):
+                if child.abort is None:
+                    yield self._pass_abort(job.abort.reason, child, now)
+
+    def _pass_abort(self, reason: str, child: Job, now: float) -> Decision:
+        fact = f.JobAbortRequested(
+            at=now,
+            actor=self.actor,
+            cause=child.version,
+            event=child.event,
+            job=child.id,
+            reason=reason,
+        )
+        return f"{child.id}-parent-abort", fact
 
     def _hopeless(self, job: Job, now: float) -> completion.Result | None:
         """The end of a job whose runner is gone, deaf or does not know it (execution.md 12)."""
@@ -238,7 +273,9 @@ class Dispatching:
             return completion.aborted(job.abort.reason, retry_ok=job.abort.retry_ok)
         return completion.aborted(reason, retry_ok=True)
 
-    def _complete(self, job: Job, result: completion.Result, now: float) -> Decision:
+    def _complete(
+        self, job: Job, result: completion.Result, now: float, workflow: Json | None = None
+    ) -> Decision:
         self._decided.add(job.id)
         self._freed[job.scope] = None
         if self.chooser.limited(job):
@@ -246,6 +283,8 @@ class Dispatching:
         fact = completion.complete(
             job, result, known_tags=self.definitions.tag_names, now=now, actor=self.actor
         )
+        if workflow is not None:
+            fact = fact.model_copy(update={"workflow": workflow})
         return f"{job.id}-completed", fact
 
     def _order_abort(self, job: Job, reason: str, retry_ok: bool, now: float) -> Decision:
@@ -292,7 +331,9 @@ class Dispatching:
             ahead=job.state is not JobState.QUEUED and queued > 0,
         )
 
-        def choose() -> Chosen | NoServer:
+        def choose() -> Chosen | multiplex.Eligible | NoServer:
+            if job.spec.multiplex:
+                return self.chooser.eligible(job, now)
             return self.chooser.choose(job, now)
 
         start = decide_start(job, situation, choose, now=now, actor=self.actor)
@@ -302,6 +343,12 @@ class Dispatching:
                 waiting[job.scope if job.state is JobState.QUEUED else job.id] = None
             case Chosen():
                 yield self._assign(job, start, now)
+            case multiplex.Eligible():
+                self._decided.add(job.id)
+                self._taken[job.scope] += 1
+                servers = start.servers
+                fact = multiplex.fan_out(job, servers, now=now, actor=self.actor)
+                yield f"{job.id}-fanned-out", fact
             case f.JobQueued():
                 self._decided.add(job.id)
                 self._queued[job.scope] += 1

@@ -9,8 +9,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -65,27 +64,19 @@ class Scheduler:
         self._woken = asyncio.Event()
         self._leading = False
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator["Scheduler"]:
-        """Follow, announce, answer and lead in the background until the block is left."""
+    async def run(self) -> None:
+        """Follow, announce, answer and lead until cancelled; then resign."""
         self.ledger.on_reconnect.append(self.dispatching.listen_again)
         await live.listen(self.ledger, "live.server.*", self._heartbeat)
         await live.listen(self.ledger, "live.scheduler", self._announcement)
         await answer_launches(self)
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(self.follower.run(), name="follow"),
-                tasks.create_task(self.leadership.announce(), name="announce"),
-                tasks.create_task(self._serve_terms(), name="lead"),
-            ]
-            try:
-                yield self
-            finally:
-                running[2].cancel()
-                await asyncio.gather(running[2], return_exceptions=True)
-                await self._resign()
-                for task in running:
-                    task.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.follower.run(), name="follow")
+                tasks.create_task(self.leadership.announce(), name="announce")
+                tasks.create_task(self._serve_terms(), name="lead")
+        finally:
+            await self._resign()
 
     async def _serve_terms(self) -> None:
         """Wait to lead, lead until deposed, and so on."""
@@ -200,13 +191,3 @@ class Scheduler:
 
     async def _announcement(self, message: dict[str, Any]) -> None:
         self.leadership.hear(message)
-
-
-async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Run a scheduler until `stop` is set."""
-    async with (
-        Ledger.open(settings.nats_url, name="scheduler") as ledger,
-        Scheduler(settings, ledger, time.time).running() as scheduler,
-    ):
-        log.info("scheduler is up", action="scheduler_up", instance=scheduler.instance)
-        await stop.wait()

@@ -1,0 +1,181 @@
+"""Which server may have this job, as far as heartbeats and this round's decisions tell.
+
+Keeps what was last heard of every runner. The rules of the choice are pure and live in
+domain/targets.py; this module supplies presence, load and the random draw.
+"""
+
+import random
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from domain.dispatch import NO_SERVER, Chosen, NoServer
+from domain.errors import DomainError
+from domain.expressions import Expression, parse
+from domain.facts import Json
+from domain.job import Job
+from domain.multiplex import Eligible
+from domain.targets import ServerView, passing, pick, resolve, with_room
+from projections.active_jobs import ActiveJobs
+from projections.definitions import Definitions
+from projections.event_state import EventStates
+from projections.fleet import Fleet
+
+# A server silent for this long gets no new jobs (heartbeats come once a second).
+SILENT = 10.0
+# So long after a term began or the connection came back, silence says nothing yet.
+SETTLE = 5.0
+
+
+@dataclass(slots=True)
+class Heard:
+    """The newest heartbeat of one runner; `at` is the receiver's time in Unix seconds."""
+
+    boot: str
+    at: float
+    order_position: int
+    jobs: Json
+    missing: dict[str, float] = field(default_factory=dict)
+
+
+class Chooser:
+    """Presence and load of the fleet, and the choice of a server for one job."""
+
+    def __init__(
+        self, definitions: Definitions, jobs: ActiveJobs, fleet: Fleet, states: EventStates
+    ) -> None:
+        self.definitions = definitions
+        self.jobs = jobs
+        self.fleet = fleet
+        self.states = states
+        self.listening = 0.0
+        self.heard_of: dict[str, Heard] = {}
+        self._draw = random.Random()  # noqa: S311 - the draw is recorded, not a secret
+        self._weight: defaultdict[str, float] = defaultdict(float)
+        self._count: Counter[str] = Counter()
+        self._robin: dict[str, int] = {}
+
+    def begin(self, now: float) -> None:
+        """A new term: what was heard as a standby counts, silence does not yet."""
+        self.listening = now
+
+    def deafened(self) -> None:
+        """The connection was lost; the next round starts listening anew."""
+        self.listening = 0.0
+
+    def round(self, now: float) -> None:
+        """A new round: earlier rounds' decisions are folded by now."""
+        self.listening = self.listening or now
+        self._weight.clear()
+        self._count.clear()
+        self._robin.clear()
+
+    def heard(self, message: dict[str, Any], now: float) -> bool:
+        """Take in a heartbeat; True if the server was not present before."""
+        server, boot = str(message.get("server")), str(message.get("boot"))
+        old = self.heard_of.get(server)
+        jobs = message.get("jobs") or {}
+        heard = Heard(boot, now, int(message.get("order_position") or 0), jobs)
+        if old is not None and old.boot == boot:
+            heard.missing = old.missing
+        self.heard_of[server] = heard
+        self._note_missing(server, heard, now)
+        self.fleet.heard(server, boot, now, message.get("info") or {})
+        return old is None or old.boot != boot or now - old.at > SILENT
+
+    def present(self, server: str, now: float) -> bool:
+        """Whether a server may get jobs: its current boot was heard lately."""
+        heard, known = self.heard_of.get(server), self.fleet.servers.get(server)
+        return (
+            heard is not None
+            and known is not None
+            and not known.left
+            and known.boot == heard.boot
+            and now - heard.at <= SILENT
+        )
+
+    def silent(self, server: str, seconds: float, now: float) -> bool:
+        """Whether nothing was heard of a server for so long while somebody listened."""
+        heard = self.heard_of.get(server)
+        since = max(self.listening, heard.at if heard else 0.0)
+        return self.listening > 0 and now - since > seconds
+
+    def unknown_for(self, job: Job, now: float) -> float:
+        """For how many seconds the job's runner, past its order, has not listed the job."""
+        heard = self.heard_of.get(job.server or "")
+        if heard is None or heard.boot != job.boot:
+            return 0.0
+        since = heard.missing.get(job.id)
+        return now - max(since, self.listening) if since is not None else 0.0
+
+    def _note_missing(self, server: str, heard: Heard, now: float) -> None:
+        held = self.jobs.by_server.get(server, set())
+        missing = {
+            id
+            for id in held
+            if id not in heard.jobs and self.jobs.jobs[id].order <= heard.order_position
+        }
+        heard.missing = {id: heard.missing.get(id, now) for id in missing}
+
+    def limited(self, job: Job) -> bool:
+        """Whether the end of this job may make room on a server for others."""
+        server = self.fleet.servers.get(job.server or "")
+        return server is not None and self.fleet.max_jobs(server) > 0
+
+    def take(self, job: Job, chosen: Chosen) -> None:
+        """This round gives the job to that server: it counts for the rest of the round."""
+        self._weight[chosen.server] += job.spec.weight
+        self._count[chosen.server] += 1
+        if chosen.robin is not None:
+            self._robin[job.event] = chosen.robin
+
+    def choose(self, job: Job, now: float) -> Chosen | NoServer:
+        """A server for this job, or why there is none (execution.md 5)."""
+        fitting, problem = self._fitting(job, now)
+        roomy = with_room(fitting, job.spec.weight)
+        if not roomy:
+            unsettled = now - self.listening < SETTLE and not fitting
+            return NoServer(problem or NO_SERVER, unsettled=unsettled)
+        robin = self._robin.get(job.event)
+        if robin is None:
+            state = self.states.states.get(job.event)
+            robin = state.robin if state else 0
+        try:
+            found = pick(
+                job.spec.document.get("algo"), roomy, draw=self._draw.random(), robin=robin
+            )
+        except DomainError as error:
+            return NoServer(error.description, final=True)
+        boot = self.fleet.servers[found.server.id].boot
+        return Chosen(found.server.id, boot, found.robin)
+
+    def eligible(self, job: Job, now: float) -> Eligible | NoServer:
+        """All servers that may have a child of this job, whatever their load (5.1)."""
+        fitting, problem = self._fitting(job, now)
+        if fitting:
+            return Eligible([server.id for server in fitting])
+        return NoServer(problem or NO_SERVER, unsettled=now - self.listening < SETTLE)
+
+    def _fitting(self, job: Job, now: float) -> tuple[list[ServerView], str | None]:
+        """Present, enabled servers that the targets name and the expression lets through."""
+        targets = job.spec.document.get("targets")
+        ids = resolve(targets, self.fleet.directory, lambda id: self.present(id, now))
+        views = [view for id in ids if (view := self._view(id)) is not None and view.enabled]
+        try:
+            expression = _expression(job)
+        except DomainError as error:
+            return [], error.description
+        return passing(expression, views)
+
+    def _view(self, server: str) -> ServerView | None:
+        return self.fleet.view(
+            server,
+            online=True,
+            jobs=len(self.jobs.by_server.get(server, ())) + self._count[server],
+            weight_used=self.jobs.load(server) + self._weight[server],
+        )
+
+
+def _expression(job: Job) -> Expression | None:
+    text = job.spec.document.get("expression")
+    return parse(text) if isinstance(text, str) and text.strip() else None

@@ -1,0 +1,19 @@
+"""Entry point of the scheduler service."""
+
+import time
+
+import structlog
+
+from services.ledger.connection import Ledger
+from services.scheduler.service import Scheduler
+from services.settings import Settings
+
+log = structlog.get_logger()
+
+
+async def run_scheduler(settings: Settings) -> None:
+    """Run a scheduler on the ledger that `settings` name, until cancelled."""
+    async with Ledger.open(settings.nats_url, name="scheduler") as ledger:
+        scheduler = Scheduler(settings, ledger, time.time)
+        log.info("scheduler is up", action="scheduler_up", instance=scheduler.instance)
+        await scheduler.run()
