@@ -23,9 +23,6 @@ log = structlog.get_logger(__name__)
 
 Listener = Callable[[Json], Awaitable[None]]
 """Gets each message, one after the other."""
-Answerer = Callable[[Json], Awaitable[Json | "RawAnswer"]]
-"""Gets a request, gives the answer."""
-
 
 class RawAnswer:
     """An answer that is bytes with headers instead of a JSON object."""
@@ -35,6 +32,10 @@ class RawAnswer:
     def __init__(self, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.data = data
         self.headers = headers or {}
+
+
+Answerer = Callable[[Json], Awaitable[Json | RawAnswer]]
+"""Gets a request, gives the answer."""
 
 
 async def publish(ledger: "Ledger", subject: str, message: Json) -> bool:
