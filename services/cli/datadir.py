@@ -1,0 +1,170 @@
+"""A machine's data directory: can it be used, by whom, and how is NATS reached.
+
+Everything here is checked before `up` starts anything, and a refusal leaves the directory as it
+was. Every StartupError is one sentence that says what to do.
+"""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from services.errors import StartupError
+from services.settings import ENV_PREFIX, Settings
+
+if TYPE_CHECKING:
+    from services.ledger.embedded import NatsSetup
+
+DIR_VARIABLE = f"{ENV_PREFIX}DATA_DIR"
+SERVICES = ("gateway", "scheduler", "runner", "nats")
+# What an `up` that was killed left behind ends by itself within this time, or is ended.
+_LEFTOVER_WAIT = 5.0
+_NATS_PORT = 4222
+_CONNECT_WAIT = 3.0
+
+
+def prepare_data_dir(settings: Settings) -> None:
+    """Make the directory with its parts `run` and `log`, and see that it can be written."""
+    try:
+        for folder in (settings.data_dir, settings.run_dir, settings.data_dir / "log"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            probe = folder / f".probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+    except OSError as error:
+        raise StartupError(
+            f"The data directory {settings.data_dir} cannot be used: {error.strerror}. "
+            "Choose another one with --data-dir."
+        ) from error
+
+
+@contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """Hold DIR/run/lock: only one `up` runs on a data directory. The kernel frees it."""
+    with (settings.run_dir / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise StartupError(
+                f"Jobledger is running on {settings.data_dir} already (process {holder})."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def end_leftovers(settings: Settings) -> None:
+    """Wait for the services of an `up` that was killed to end, so that this one takes over.
+
+    They are told by the kernel; whoever is still there after some seconds is killed.
+    """
+    pids = [pid for name in SERVICES if (pid := _leftover(settings, name)) is not None]
+    deadline = time.monotonic() + _LEFTOVER_WAIT
+    for pid in pids:
+        _signal(pid, signal.SIGTERM)
+    while any(_belongs_to(pid, settings.data_dir) for pid in pids):
+        if time.monotonic() > deadline:
+            for pid in pids:
+                _signal(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    for name in SERVICES:
+        (settings.run_dir / f"{name}.pid").unlink(missing_ok=True)
+
+
+def check_port(host: str, port: int) -> None:
+    """StartupError if the API could not listen there."""
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = "is in use by another program"
+        else:
+            reason = f"cannot be used ({os.strerror(error.errno or 0)})"
+        raise StartupError(
+            f"Port {port} on {host} {reason}. Choose another one with --port."
+        ) from error
+
+
+def prepare_nats(settings: Settings) -> "NatsSetup":
+    """The configuration of this directory's own nats-server; port and passwords never change."""
+    from services.ledger import embedded
+    from services.ledger.errors import StartupError as CannotPrepare
+
+    try:
+        return embedded.prepare(settings.data_dir)
+    except CannotPrepare as error:
+        raise StartupError(str(error)) from error
+
+
+def check_nats_port(setup: "NatsSetup", settings: Settings) -> None:
+    """StartupError if another program took the port that was chosen for NATS."""
+    try:
+        with socket.create_server(("127.0.0.1", setup.port)):
+            return
+    except OSError as error:
+        raise StartupError(
+            f"Port {setup.port}, which {settings.data_dir} uses for its own NATS server, is in use "
+            f"by another program ({error.strerror}). Stop that, or use another NATS with --nats."
+        ) from error
+
+
+def announce_nats(settings: Settings, setup: "NatsSetup | None") -> None:
+    """Write DIR/run/nats.url (0600): what a client of this machine needs to connect."""
+    from services.ledger.secrets import write_private
+
+    url = setup.url if setup is not None else settings.nats_url
+    write_private(settings.run_dir / "nats.url", f"{url}\n".encode(), replace=True)
+    if setup is not None:
+        address = f"{setup.subscriber_url}\n".encode()
+        write_private(settings.run_dir / "subscriber.url", address, replace=True)
+
+
+def check_nats_reachable(url: str) -> None:
+    """StartupError if none of these servers (URLs separated by commas) takes a connection."""
+    for one in url.split(","):
+        parts = urlsplit(one if "://" in one else f"nats://{one}")
+        address = (parts.hostname or "127.0.0.1", parts.port or _NATS_PORT)
+        with suppress(OSError), socket.create_connection(address, timeout=_CONNECT_WAIT):
+            return
+    raise StartupError(f"No NATS server answers at {_without_password(url)}.")
+
+
+def _without_password(url: str) -> str:
+    return ",".join(one.rpartition("@")[2].removeprefix("nats://") for one in url.split(","))
+
+
+def _leftover(settings: Settings, name: str) -> int | None:
+    try:
+        pid = int((settings.run_dir / f"{name}.pid").read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if _belongs_to(pid, settings.data_dir) else None
+
+
+def _belongs_to(pid: int, data_dir: Path) -> bool:
+    """Whether this process runs and was started by an `up` on this directory.
+
+    A pid may long belong to somebody else; the environment tells.
+    """
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z" and f"{DIR_VARIABLE}={data_dir}".encode() in environment.split(b"\0")
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

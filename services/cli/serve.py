@@ -1,0 +1,144 @@
+"""Runs one service in this process until it is asked to stop (SIGTERM, Ctrl-C).
+
+`python -m services.cli.serve NAME` is what `jobledger up` starts: it reads its settings from
+the environment and needs no command line library. The verbs gateway, scheduler and runner end
+up here as well. A service is a coroutine that is cancelled when it shall stop.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import uvloop
+
+from services import logs
+from services.cli.supervise import CANNOT_START
+from services.errors import StartupError
+from services.settings import Settings, load_settings
+
+Service = Callable[[Settings], Coroutine[Any, Any, None]]
+
+# A service that was asked to stop is ended after this many seconds, whatever it does.
+STOP_WAIT = 3.0
+# Another server, or the majority of a cluster, may still be starting.
+LEDGER_WAIT = 60.0
+_RETRY = 0.1
+
+
+def main() -> None:
+    """Run the service that the first argument names."""
+    try:
+        settings = load_settings()
+    except StartupError as error:
+        sys.exit(_refusal(sys.argv[1], error))
+    sys.exit(serve(sys.argv[1], settings, SERVICES[sys.argv[1]]))
+
+
+def serve(name: str, settings: Settings, service: Service) -> int:
+    """Run a service until it is told to stop; the exit status.
+
+    It is given settings whose `nats` is the URL itself. What keeps it from starting is told in
+    one sentence on standard error; the status is CANNOT_START, or 1 if another try may help.
+    """
+    from services.ledger.errors import LedgerError, LedgerUnavailable
+
+    logs.configure(name, format=settings.log_format, level=settings.log_level)
+    try:
+        settings = settings.model_copy(update={"nats": settings.nats_url})
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_stopped(service(settings)))
+    except LedgerUnavailable as error:
+        _refusal(name, error)
+        return 1
+    except (StartupError, LedgerError) as error:
+        return _refusal(name, error)
+    return 0
+
+
+async def gateway(settings: Settings) -> None:
+    """The HTTP API. Founds the ledger if nobody has."""
+    from services.gateway.run import run_gateway
+
+    await found_ledger(settings)
+    await run_gateway(settings)
+
+
+async def scheduler(settings: Settings) -> None:
+    """Fires, dispatches and completes. Founds the ledger if nobody has."""
+    from services.scheduler.run import run_scheduler
+
+    await found_ledger(settings)
+    await run_scheduler(settings)
+
+
+async def runner(
+    settings: Settings,
+    *,
+    id: str | None = None,
+    hostname: str | None = None,
+    groups: Sequence[str] = (),
+    drain: bool = False,
+) -> None:
+    """Runs this machine's jobs (flags of `jobledger runner`)."""
+    from services.runner.run import run_runner
+
+    await run_runner(settings, id=id, hostname=hostname, groups=groups, drain=drain)
+
+
+SERVICES: dict[str, Service] = {"gateway": gateway, "scheduler": scheduler, "runner": runner}
+
+
+async def found_ledger(settings: Settings) -> None:
+    """Have the streams and the records of a fresh server; safe when several do it at once.
+
+    Raises LedgerUnavailable if NATS cannot be used for a minute, and what founding raises when
+    this is another installation's ledger.
+    """
+    from services.ledger.connection import Ledger, LedgerUnavailable
+    from services.ledger.founding import found
+    from services.ledger.streams import ensure_streams
+
+    deadline = time.monotonic() + LEDGER_WAIT
+    while True:
+        try:
+            async with Ledger.open(settings.nats_url, name="founding", wait=LEDGER_WAIT) as ledger:
+                await ensure_streams(ledger, replicas=settings.replicas)
+                await found(ledger, settings.data_dir, time.time())
+                return
+        except LedgerUnavailable:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_RETRY)
+
+
+async def _until_stopped(service: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(service)
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        task.cancel()
+        loop.call_later(STOP_WAIT, os._exit, 1)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+
+
+def _refusal(name: str, error: Exception) -> int:
+    print(f"jobledger {name}: {error}", file=sys.stderr, flush=True)
+    return CANNOT_START
+
+
+if __name__ == "__main__":
+    main()

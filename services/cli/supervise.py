@@ -1,0 +1,238 @@
+"""Keeps child processes running: starts them, starts them again when they die, stops them.
+
+One thread, no event loop: it sleeps in a selector on the children's pidfds and on a pipe that
+signals write to. Children end when this process dies. Each runs in a session of its own, so
+that Ctrl-C reaches only this process, which then stops them in order. Knows nothing of what the
+children do; the one status it understands is CANNOT_START.
+"""
+
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from services.errors import StartupError
+
+# A child that ends with this status said why in its last line; starting it again is no use.
+CANNOT_START = 78
+# Dead children are back within a second; one that dies at once is not started in a busy loop.
+RESTART_WAIT = 0.5
+_SHORT_LIFE = 1.0
+# Give up on a first start after this many short lives in a row.
+_MOST_FAILURES = 6
+# Services get this long (seconds) to end by themselves, nats-server after them: below 5 together.
+STOP_WAIT = 3.6
+LAST_WAIT = 1.0
+# Beyond this size (bytes) a log file is set aside when its child starts.
+_LOG_SIZE = 10 * 1024 * 1024
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class Child:
+    """One process to keep running. `last` children are stopped after the others."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    last: bool = False
+    process: subprocess.Popen[bytes] | None = None
+    pidfd: int = -1
+    started: float = 0.0
+    due: float | None = None
+    short_lives: int = field(default=0)
+
+
+class Supervisor:
+    """`with Supervisor(...) as family:` add children, then `run` until something is true.
+
+    `announce` gets one sentence whenever a child died. Leaving the block stops all children
+    within five seconds. A stop signal makes `stopped` true and ends `run`.
+    """
+
+    def __init__(
+        self, run_dir: Path, log_dir: Path, announce: Callable[[str], None], *, verbose: bool
+    ) -> None:
+        self._run_dir = run_dir
+        self._log_dir = log_dir
+        self._announce = announce
+        self._verbose = verbose
+        self._children: list[Child] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._old: dict[signal.Signals, object] = {}
+        self.settled = False
+        """Set it once the first start succeeded: from then on nothing is given up."""
+        self.stopped = False
+
+    def __enter__(self) -> "Supervisor":
+        for end in (self._wake, self._woken):
+            end.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        for number in _STOPPING:
+            self._old[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop_all()
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._selector.close()
+        self._wake.close()
+        self._woken.close()
+
+    def start(self, child: Child) -> None:
+        """Start a child and keep it running from now on."""
+        self._children.append(child)
+        self._launch(child)
+
+    def run(self, until: Callable[[], bool], poll: float) -> None:
+        """Keep the children running until a stop signal, or until `until()` is true.
+
+        `until` is asked at least every `poll` seconds. Raises StartupError when a child says
+        that it cannot start, or never stays up.
+        """
+        while not self.stopped and not until():
+            self._step(poll)
+
+    # --- one step --------------------------------------------------------------------------
+
+    def _step(self, timeout: float) -> None:
+        now = time.monotonic()
+        dues = [child.due for child in self._children if child.due is not None]
+        wait = max(0.0, min([timeout, *(due - now for due in dues)]))
+        for key, _ in self._selector.select(wait):
+            if key.data is None:
+                with suppress(BlockingIOError):
+                    self._woken.recv(4096)
+            else:
+                self._bury(key.data)
+        if self.stopped:
+            return
+        for child in self._children:
+            if child.due is not None and time.monotonic() >= child.due:
+                self._launch(child)
+
+    def _launch(self, child: Child) -> None:
+        child.due = None
+        with self._output(child) as output:
+            child.process = subprocess.Popen(  # noqa: S603 - our own commands
+                child.command,
+                env=dict(child.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_ending_with(os.getpid()),
+            )
+        child.started = time.monotonic()
+        child.pidfd = os.pidfd_open(child.process.pid)
+        self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+        self._pidfile(child).write_text(f"{child.process.pid}\n")
+
+    def _bury(self, child: Child) -> None:
+        """Take note of a child's end and plan its next start."""
+        status = self._forget(child)
+        if self.stopped:
+            return
+        if status == CANNOT_START:
+            raise StartupError(self._last_words(child))
+        lived = time.monotonic() - child.started
+        child.short_lives = child.short_lives + 1 if lived < _SHORT_LIFE else 0
+        if not self.settled and child.short_lives >= _MOST_FAILURES:
+            raise StartupError(f"The {child.name} does not stay up; see {self._log(child)}.")
+        child.due = time.monotonic() + (RESTART_WAIT if child.short_lives else 0)
+        self._announce(f"{child.name} {_how(status)}; it is started again.")
+
+    def _forget(self, child: Child) -> int:
+        assert child.process is not None
+        status = child.process.wait()
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        child.process = None
+        self._pidfile(child).unlink(missing_ok=True)
+        return status
+
+    # --- stopping --------------------------------------------------------------------------
+
+    def _stop_all(self) -> None:
+        self.stopped = True
+        self._end([child for child in self._children if not child.last], STOP_WAIT)
+        self._end([child for child in self._children if child.last], LAST_WAIT)
+
+    def _end(self, children: list[Child], wait: float) -> None:
+        """SIGTERM, and SIGKILL for those that are still there after `wait` seconds."""
+        running = [child for child in children if child.process is not None]
+        for child in running:
+            _send(child, signal.SIGTERM)
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline and any(child.process for child in running):
+            self._step(deadline - time.monotonic())
+        for child in running:
+            if child.process is not None:
+                _send(child, signal.SIGKILL)
+                self._forget(child)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+
+    # --- files -----------------------------------------------------------------------------
+
+    def _pidfile(self, child: Child) -> Path:
+        return self._run_dir / f"{child.name}.pid"
+
+    def _log(self, child: Child) -> Path:
+        return self._log_dir / f"{child.name}.log"
+
+    def _output(self, child: Child) -> "subprocess.IO[bytes]":  # type: ignore[name-defined]
+        if self._verbose:
+            return os.fdopen(os.dup(2), "wb")
+        log = self._log(child)
+        if log.exists() and log.stat().st_size > _LOG_SIZE:
+            log.replace(log.with_suffix(".log.1"))
+        return log.open("ab")
+
+    def _last_words(self, child: Child) -> str:
+        if self._verbose:
+            return f"The {child.name} cannot start."
+        lines = self._log(child).read_text(errors="replace").splitlines()
+        return lines[-1] if lines else f"The {child.name} cannot start."
+
+
+def _send(child: Child, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(child.pidfd, number)
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+def _ending_with(parent: int) -> Callable[[], None]:
+    """What makes a child get SIGTERM when its parent dies, however that happens."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def in_child() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return in_child

@@ -1,0 +1,182 @@
+"""The verb `up`: NATS, gateway, scheduler and runner on this machine, kept running.
+
+This process only watches over the others (supervise.py); job processes are none of its
+children and go on when it ends. What can keep it from starting is checked before anything is
+started (datadir.py).
+"""
+
+import http.client
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.options import DataDir, Host, Nats, Port
+
+if TYPE_CHECKING:
+    from services.cli.supervise import Child
+    from services.ledger.embedded import NatsSetup
+    from services.settings import Settings
+
+# While starting, readiness is asked this often; afterwards nothing is asked at all (seconds).
+_POLL = 0.02
+_IDLE = 3600.0
+# A start that takes longer is explained.
+_PATIENCE = 10.0
+_REQUEST_WAIT = 2.0
+
+_HELLO = {
+    "id": "hello",
+    "title": "Hello",
+    "enabled": True,
+    "category": "general",
+    "targets": ["main"],
+    "algo": "random",
+    "plugin": "shellplug",
+    "params": {"script": "#!/bin/sh\necho Hello from Jobledger"},
+    "triggers": [{"type": "manual", "enabled": True}],
+}
+
+
+def up(
+    data_dir: DataDir = None,
+    port: Port = None,
+    nats: Nats = None,
+    host: Host = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the services' logs instead of writing them.")
+    ] = False,
+) -> None:
+    """Everything on one machine. Ctrl-C stops it; running jobs go on."""
+    from services.cli.datadir import end_leftovers, locked, prepare_data_dir
+    from services.settings import load_settings
+
+    settings = load_settings(data_dir=data_dir, port=port, nats=nats, host=host)
+    prepare_data_dir(settings)
+    with locked(settings):
+        end_leftovers(settings)
+        _keep_running(settings, verbose=verbose)
+
+
+def _keep_running(settings: "Settings", *, verbose: bool) -> None:
+    from services.cli.supervise import Supervisor
+
+    children = _children(settings)
+    log_dir = settings.data_dir / "log"
+    with Supervisor(settings.run_dir, log_dir, _say, verbose=verbose) as family:
+        for child in children:
+            family.start(child)
+        readiness = Readiness(settings)
+        family.run(readiness.reached, poll=_POLL)
+        family.settled = True
+        if not family.stopped:
+            _say(_welcome(settings))
+        family.run(lambda: False, poll=_IDLE)
+        _say("Stopping; running jobs go on.")
+
+
+def _children(settings: "Settings") -> "list[Child]":
+    """Check what must be free or reachable, and say what to start."""
+    from services.cli.datadir import (
+        DIR_VARIABLE,
+        announce_nats,
+        check_nats_port,
+        check_nats_reachable,
+        check_port,
+        prepare_nats,
+    )
+    from services.cli.supervise import Child
+    from services.settings import ENV_PREFIX
+
+    check_port(settings.host, settings.port)
+    setup: NatsSetup | None = None
+    if settings.nats is None:
+        setup = prepare_nats(settings)
+        check_nats_port(setup, settings)
+    else:
+        check_nats_reachable(settings.nats_url)
+    announce_nats(settings, setup)
+
+    environment = os.environ | {
+        DIR_VARIABLE: str(settings.data_dir),
+        f"{ENV_PREFIX}NATS": f"@{settings.run_dir / 'nats.url'}",
+        f"{ENV_PREFIX}HOST": settings.host,
+        f"{ENV_PREFIX}PORT": str(settings.port),
+    }
+    children = [
+        Child(name, [sys.executable, "-m", "services.cli.serve", name], environment)
+        for name in ("gateway", "scheduler", "runner")
+    ]
+    if setup is not None:
+        children.insert(0, Child("nats", setup.command, environment, last=True))
+    return children
+
+
+class Readiness:
+    """Whether the API answers and this machine's runner can take jobs."""
+
+    def __init__(self, settings: "Settings") -> None:
+        self._settings = settings
+        self._asked = 0
+
+    def reached(self) -> bool:
+        """Ask once more; after a while without success, tell where to look."""
+        self._asked += 1
+        if self._asked == int(_PATIENCE / _POLL):
+            _say(f"Still starting; the logs are in {self._settings.data_dir / 'log'}.")
+        key = read_key(self._settings.data_dir)
+        if key is None:
+            return False
+        answer = self._get("/api/app/get_active_servers/v1", {"X-API-Key": key})
+        return bool(answer and answer.get("rows"))
+
+    def _get(self, path: str, headers: dict[str, str]) -> dict[str, object] | None:
+        connection = http.client.HTTPConnection(
+            self._settings.host, self._settings.port, timeout=_REQUEST_WAIT
+        )
+        try:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return None  # not listening yet
+        finally:
+            connection.close()
+        return answer if response.status == http.HTTPStatus.OK else None
+
+
+def read_key(data_dir: Path) -> str | None:
+    """The admin's API key, as soon as it is there."""
+    try:
+        return (data_dir / "admin.key").read_text().strip()
+    except OSError:
+        return None
+
+
+def _welcome(settings: "Settings") -> str:
+    url = f"http://{settings.host}:{settings.port}"
+    key_file = settings.data_dir / "admin.key"
+    key = f'-H "X-API-Key: $(cat {key_file})"'
+    hello = json.dumps(_HELLO).replace("'", "'\\''")
+    return f"""
+Jobledger is up: {url}
+
+  API key (admin)   {key_file}
+  Logs              {settings.data_dir / "log"}
+  NATS address      {settings.run_dir / "nats.url"}
+
+Make an event, run it, and see its history:
+
+curl -s {key} -H "Content-Type: application/json" -d '{hello}' {url}/api/app/create_event/v1
+curl -s {key} "{url}/api/app/run_event/v1/wait?id=hello&pretty=1"
+curl -s {key} "{url}/api/app/get_event_history/v1?id=hello&limit=10&pretty=1"
+
+Ctrl-C stops the services; running jobs go on.
+"""
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

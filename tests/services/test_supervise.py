@@ -1,0 +1,138 @@
+"""What keeps the services running, tried on small shell children."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.cli.supervise import CANNOT_START, Child, Supervisor
+from services.errors import StartupError
+
+PATIENCE = 10.0
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """The sentences that were announced."""
+    return []
+
+
+@pytest.fixture
+def family(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
+    with Supervisor(tmp_path, tmp_path, said.append, verbose=False) as supervisor:
+        yield supervisor
+
+
+def child(script: str, name: str = "worker", **more: bool) -> Child:
+    return Child(name, ["/bin/sh", "-c", script], dict(os.environ), **more)
+
+
+def wait_for(family: Supervisor, condition: object, what: str) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + PATIENCE
+    family.run(lambda: condition() or time.monotonic() > deadline, poll=0.01)
+    assert condition(), what
+
+
+def pid_in(path: Path) -> int:
+    return int(path.read_text()) if path.exists() and path.read_text() else 0
+
+
+def test_a_killed_child_is_back_within_a_second(
+    family: Supervisor, tmp_path: Path, said: list[str]
+) -> None:
+    worker = child("exec sleep 60")
+    family.start(worker)
+    assert worker.process is not None
+    first = pid_in(tmp_path / "worker.pid")
+    assert first == worker.process.pid
+
+    os.kill(first, signal.SIGKILL)
+    began = time.monotonic()
+    wait_for(family, lambda: pid_in(tmp_path / "worker.pid") not in (0, first), "not started again")
+
+    assert time.monotonic() - began < 1
+    assert said == ["worker was ended by SIGKILL; it is started again."]
+
+
+def test_a_child_that_cannot_start_ends_everything_with_its_last_line(
+    family: Supervisor,
+) -> None:
+    family.start(child(f"echo some log; echo The reason.; exit {CANNOT_START}"))
+
+    with pytest.raises(StartupError, match=r"^The reason\.$"):
+        family.run(lambda: False, poll=PATIENCE)
+
+
+def test_a_child_that_never_stays_up_is_given_up_at_the_first_start(family: Supervisor) -> None:
+    family.start(child("exit 1"))
+
+    with pytest.raises(StartupError, match=r"does not stay up; see .*worker\.log"):
+        family.run(lambda: False, poll=PATIENCE)
+
+
+def test_stopping_ends_children_that_will_not_listen_and_the_last_one_last(tmp_path: Path) -> None:
+    stubborn = child("trap '' TERM; echo up > stubborn; while :; do sleep 0.1; done", "stubborn")
+    polite = child("trap 'exit 0' TERM; echo up > polite; while :; do sleep 0.1; done", "polite")
+    base = child(
+        "trap 'kill -0 $(cat stubborn.pid) 2>/dev/null && echo early > early; exit 0' TERM;"
+        "echo up > base; while :; do sleep 0.1; done",
+        "base",
+        last=True,
+    )
+    marks = [tmp_path / name for name in ("stubborn", "polite", "base")]
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        with Supervisor(tmp_path, tmp_path, lambda _: None, verbose=False) as family:
+            for one in (base, stubborn, polite):
+                family.start(one)
+            wait_for(family, lambda: all(mark.exists() for mark in marks), "children not up")
+            began = time.monotonic()
+    finally:
+        os.chdir(here)
+
+    assert time.monotonic() - began < 5
+    assert all(one.process is None for one in (base, stubborn, polite))
+    assert not (tmp_path / "early").exists()
+    assert not list(tmp_path.glob("*.pid"))
+
+
+def test_a_stop_signal_ends_the_waiting(family: Supervisor) -> None:
+    family.start(child("exec sleep 60"))
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    family.run(lambda: False, poll=PATIENCE)
+
+    assert family.stopped
+
+
+def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    program = f"""
+import os, pathlib
+from services.cli.supervise import Child, Supervisor
+here = pathlib.Path({str(tmp_path)!r})
+with Supervisor(here, here, print, verbose=False) as family:
+    family.start(Child("worker", ["sleep", "60"], dict(os.environ)))
+    family.run(lambda: False, poll=60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + PATIENCE
+    while not (worker := pid_in(tmp_path / "worker.pid")):
+        assert time.monotonic() < deadline, "the worker was not started"
+        time.sleep(0.01)
+    pidfd = os.pidfd_open(worker)
+
+    parent.kill()
+    parent.wait()
+
+    import select
+
+    assert select.select([pidfd], [], [], PATIENCE)[0], "the worker outlived its supervisor"
+    os.close(pidfd)
