@@ -22,6 +22,7 @@ from domain.checks import (
     check_title,
     cleaned,
     is_number,
+    is_one_of,
     objects,
     require,
     strings,
@@ -320,7 +321,7 @@ def _check_web_hook(record: Json, known: Known) -> None:
     url = record.get("url")
     if not isinstance(url, str) or _URL.fullmatch(url) is None:
         raise BadRequest("Parameter 'url' must be an http or https address.")
-    if record.get("method") not in _METHODS:
+    if not is_one_of(record.get("method"), _METHODS):
         raise BadRequest("Parameter 'method' must be an HTTP method.")
     for header in objects(record.get("headers"), "headers"):
         if not isinstance(header.get("name"), str) or not isinstance(header.get("value"), str):
@@ -343,7 +344,7 @@ def _check_config(record: Json, known: Known) -> None:
     check_actions(record.get("actions"), known)
     check_object(record, "job_env")
     zone = record.get("timezone")
-    if zone not in (None, "") and zone not in known_zones():
+    if zone not in (None, "") and not is_one_of(zone, known_zones()):
         raise BadRequest(f"Unknown time zone: {zone}")
     if record.get("dst_policy") not in (None, "literal", "once"):
         raise BadRequest("Parameter 'dst_policy' must be literal or once.")

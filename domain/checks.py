@@ -6,7 +6,7 @@ record.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, TypeGuard, TypeVar
 
 from domain.errors import BadRequest
@@ -92,6 +92,11 @@ def is_number(value: object) -> TypeGuard[int | float]:
 def is_integer(value: object) -> TypeGuard[int | float]:
     """Whether a value is a whole JSON number."""
     return is_number(value) and (isinstance(value, int) or float(value).is_integer())
+
+
+def is_one_of(value: object, names: Container[str]) -> bool:
+    """Whether a value is one of these words, and text at all."""
+    return isinstance(value, str) and value in names
 
 
 def check_flag(value: object, name: str) -> None:

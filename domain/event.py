@@ -20,6 +20,7 @@ from domain.checks import (
     check_word,
     cleaned,
     is_integer,
+    is_one_of,
     require,
     strings,
 )
@@ -210,7 +211,7 @@ def check_shape_of_given(event: Json) -> None:
             check_word(event[name], name)
     if event.get("targets") is not None and not strings(event["targets"], "targets"):
         raise BadRequest("Parameter 'targets' must name at least one target.")
-    if event.get("algo") is not None and event["algo"] not in ALGORITHMS:
+    if event.get("algo") is not None and not is_one_of(event["algo"], ALGORITHMS):
         raise BadRequest(f"Unknown algorithm: {event['algo']}")
     for tag in strings(event.get("tags"), "tags"):
         check_word(tag, "tags")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from domain.checks import is_number, objects
+from domain.checks import is_number, is_one_of, objects
 from domain.errors import BadRequest
 from domain.facts import Json
 
@@ -52,7 +52,7 @@ def all_enabled(limits: Iterable[Json], type: str) -> list[Json]:
 
 def _check_limit(limit: Json, where: str) -> None:
     kind = limit.get("type")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise BadRequest(f"{where}: unknown type.")
     if "enabled" not in limit:
         raise BadRequest(f"{where}: missing 'enabled'.")
@@ -61,7 +61,7 @@ def _check_limit(limit: Json, where: str) -> None:
     must = _POSITIVE.get(kind)
     if must and not limit.get(must):
         raise BadRequest(f"{where}: '{must}' must be a number above 0.")
-    if kind == "day" and limit.get("condition") not in DAY_CONDITIONS:
+    if kind == "day" and not is_one_of(limit.get("condition"), DAY_CONDITIONS):
         raise BadRequest(f"{where}: unknown condition.")
     if kind == "file":
         _check_accept(limit.get("accept"), where)

@@ -9,7 +9,15 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from domain.checks import check_count, check_flag, check_text, check_title, is_number, objects
+from domain.checks import (
+    check_count,
+    check_flag,
+    check_text,
+    check_title,
+    is_number,
+    is_one_of,
+    objects,
+)
 from domain.errors import BadRequest
 from domain.expressions import ExpressionError, to_text
 from domain.facts import Json
@@ -42,7 +50,7 @@ _RANGE = re.compile(
 
 def check_plugin(record: Json) -> None:
     """A whole plugin record, title and id apart, follows data.md 11.1. Raises BadRequest."""
-    if record.get("type") not in PLUGIN_TYPES:
+    if not is_one_of(record.get("type"), PLUGIN_TYPES):
         raise BadRequest("Parameter 'type' must be event, monitor, action or scheduler.")
     command = record.get("command")
     if not isinstance(command, str) or not command.strip():
@@ -79,7 +87,7 @@ def check_param_definitions(
 def _check_definition(definition: Json, where: str, types: frozenset[str], titled: bool) -> None:
     _check_param_id(definition.get("id"), where)
     kind = definition.get("type")
-    if kind not in types:
+    if not is_one_of(kind, types):
         raise BadRequest(f"{where}: unknown type.")
     if titled or definition.get("title") is not None:
         try:
