@@ -286,6 +286,8 @@ def test_a_refusal_names_the_character() -> None:
         "stringify(many)",
         "stringify(deep)",
         "many[.a == 1]",
+        "few[.a in numbers]",
+        "few[text == .a]",
         "find(many, 'a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a', 'x')",
         "min([])",
     ],
@@ -300,6 +302,9 @@ def test_what_cannot_be_evaluated_says_so(text: str) -> None:
         "big": "x" * 700_000,
         "many": [{"a": 1, "b": "x" * 50}] * 30_000,
         "deep": deep,
+        "few": [{"a": -1}] * 100,
+        "numbers": list(range(30_000)),
+        "text": "x" * 500_000,
     }
     with pytest.raises(ExpressionError):
         value(text, context)
