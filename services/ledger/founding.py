@@ -1,24 +1,27 @@
 """The first facts of a ledger, written once whoever starts first and however often.
 
-One atomic batch, whose first fact must be number 1, founds the ledger: its random id, the
-fingerprint of the server secret, and the default records. Then the first API key: DIR/admin.key
+One atomic batch, guarded by the empty subject `facts.ledger`, founds the ledger: its random id,
+the fingerprint of the server secret, and the default records. Then the first API key: DIR/admin.key
 is written before its record, so that a kill in between leaves a key that the next start records.
 """
 
+import asyncio
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from domain.facts import AccessCreated, Actor, Fact, LedgerFounded
+from domain.facts import AccessCreated, Actor, Fact, LedgerFounded, Recorded
 from domain.subjects import access_subject, subject_of
-from services.ledger.errors import StartupError, WrongSecret, WrongSequence
+from services.ledger.errors import LedgerUnavailable, StartupError, WrongSecret, WrongSequence
+from services.ledger.reader import Follower
 from services.ledger.secrets import fingerprint, hash_api_key, server_secret, write_private
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
 
+FOUNDING = "facts.ledger"
 ADMIN_KEY_ID = "kadmin"
 ADMIN_KEY_FILE = "admin.key"
 SYSTEM = Actor(type="system", id="system")
@@ -29,7 +32,7 @@ log = structlog.get_logger(__name__)
 async def found(ledger: "Ledger", data_dir: Path, now: float) -> LedgerFounded:
     """Found the ledger if it is empty; else check that it is ours. Returns fact 1.
 
-    `now` is in Unix seconds. Raises WrongSecret, StartupError (files, a strange first fact),
+    `now` is in Unix seconds. Raises WrongSecret, StartupError (unwritable files),
     LedgerUnavailable.
     """
     secret = server_secret(data_dir)
@@ -45,14 +48,36 @@ async def found(ledger: "Ledger", data_dir: Path, now: float) -> LedgerFounded:
     return founded
 
 
+async def ledger_id(ledger: "Ledger", *, within: float, consumer: str | None = None) -> str:
+    """The random id of this ledger, read as a follower (as a runner may).
+
+    Waits up to `within` seconds for the founding; LedgerUnavailable after that.
+    """
+    found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def apply(recorded: Recorded) -> None:
+        if isinstance(recorded.fact, LedgerFounded) and not found.done():
+            found.set_result(recorded.fact.ledger)
+
+    follower = Follower(ledger, apply, after=0, subjects=(FOUNDING,), consumer=consumer)
+    reading = asyncio.create_task(follower.run())
+    try:
+        await asyncio.wait((found, reading), timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            reading.result()
+        if not found.done():
+            raise LedgerUnavailable("This ledger is not founded: no gateway or scheduler ran yet.")
+        return found.result()
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
 async def _first_fact(ledger: "Ledger") -> LedgerFounded | None:
-    recorded = await ledger.get(1)
+    recorded = await ledger.last_fact(FOUNDING)
     if recorded is None:
-        if await ledger.end() > 0:
-            raise StartupError("The ledger has no beginning: its first fact is missing.")
         return None
-    if not isinstance(recorded.fact, LedgerFounded):
-        raise StartupError(f"The ledger begins with {recorded.fact.kind}: it is not Jobledger's.")
+    assert isinstance(recorded.fact, LedgerFounded)  # no other kind has this subject
     return recorded.fact
 
 
@@ -73,7 +98,7 @@ async def _write_first_facts(ledger: "Ledger", secret: bytes, now: float) -> Led
         log.info("Founded the ledger", action="founded", ledger=id)
     founded = await _first_fact(ledger)
     if founded is None:
-        raise StartupError("The ledger lost its first fact.")
+        raise StartupError("The ledger has lost its first fact.")
     return founded
 
 

@@ -1,0 +1,169 @@
+"""Following the ledger: every fact once and in order, through gaps, restarts and damage."""
+
+import asyncio
+
+import pytest
+
+from domain.facts import Recorded, UnreadableFact
+from services.ledger.connection import Ledger
+from services.ledger.errors import AheadOfLedger
+from services.ledger.reader import PULL, Follower
+from tests.services.wire import abort, edit, following, term, tick, until
+
+
+async def write(ledger: Ledger, first: int, last: int) -> int:
+    """Facts numbered from `first` up to but not including `last`, in batches."""
+    mine = await ledger.last_sequence("facts.term") or await ledger.append(term("a"), id="t")
+    return await ledger.append_fenced([(f"n{n}", tick(n)) for n in range(first, last)], mine)
+
+
+async def test_old_facts_come_before_new_ones_and_none_is_missing(ledger: Ledger) -> None:
+    await write(ledger, 0, 50)
+    seen: list[Recorded] = []
+    async with following(ledger, seen.append) as follower:
+        async with asyncio.timeout(5):
+            await follower.caught_up.wait()
+        assert follower.position == 51
+        end = await write(ledger, 50, 100)
+        assert await follower.reached(end, 5)
+
+    assert [r.sequence for r in seen] == list(range(1, end + 1))
+    assert [r.fact for r in seen[1:]] == [tick(n) for n in range(100)]
+
+
+async def test_more_facts_than_fit_into_the_open_pulls_all_come(ledger: Ledger) -> None:
+    end = await write(ledger, 0, 5 * PULL)
+    seen: list[int] = []
+    async with following(ledger, lambda r: seen.append(r.sequence)) as follower:
+        assert await follower.reached(end, 30)
+    assert seen == list(range(1, end + 1))
+
+
+async def test_it_starts_after_the_given_position(ledger: Ledger) -> None:
+    end = await write(ledger, 0, 10)
+    seen: list[int] = []
+    async with following(ledger, lambda r: seen.append(r.sequence), after=4) as follower:
+        assert await follower.reached(end, 5)
+    assert seen == list(range(5, end + 1))
+
+
+async def test_only_the_wanted_subjects_come_and_the_end_counts_as_reached(
+    ledger: Ledger,
+) -> None:
+    await ledger.append(abort("j1"), id="a")
+    await ledger.append(tick(1), id="b")
+    await ledger.append(abort("j2"), id="c")
+    end = await ledger.append(abort("j3"), id="d")
+    seen: list[str] = []
+    for subjects in (["facts.schedule"], ["facts.schedule", "facts.term"]):
+        seen.clear()
+        follower = Follower(ledger, lambda r: seen.append(r.subject), after=0, subjects=subjects)
+        task = asyncio.create_task(follower.run())
+        assert await follower.reached(end, 5)
+        task.cancel()
+        assert seen == ["facts.schedule"]
+
+
+async def test_erased_facts_are_no_obstacle(ledger: Ledger) -> None:
+    end = await write(ledger, 0, 20)
+    for sequence in (1, 7, 8, end):
+        answer = await ledger.api("STREAM.MSG.DELETE.LEDGER", {"seq": sequence})
+        assert answer["success"]
+    seen: list[int] = []
+    async with following(ledger, lambda r: seen.append(r.sequence)) as follower:
+        assert await follower.reached(end, 5), "the erased last fact was waited for"
+        assert seen == [n for n in range(1, end) if n not in (1, 7, 8)]
+        assert await follower.reached(await ledger.append(tick(99), id="x"), 5)
+    assert await ledger.get(7) is None
+
+
+async def test_a_position_that_is_not_reached_in_time_is_told(ledger: Ledger) -> None:
+    async with following(ledger, lambda _: None) as follower:
+        assert not await follower.reached(1, 0.05)
+        waiting = [asyncio.create_task(follower.reached(n, 5)) for n in (3, 1, 2)]
+        for n in range(3):
+            await ledger.append(tick(n), id=f"i{n}")
+        assert await asyncio.gather(*waiting) == [True, True, True]
+
+
+async def test_after_a_burst_its_end_is_announced_once_all_is_applied(ledger: Ledger) -> None:
+    positions: list[int] = []
+    follower = Follower(
+        ledger,
+        lambda _: None,
+        after=0,
+        after_batch=lambda: positions.append(follower.position),
+    )
+    task = asyncio.create_task(follower.run())
+    end = await write(ledger, 0, 300)
+    await until(lambda: end in positions, "the end of the burst was not announced")
+    assert positions == sorted(set(positions))
+    task.cancel()
+
+
+async def test_a_fact_that_nobody_knows_stops_the_follower_before_it(ledger: Ledger) -> None:
+    await ledger.append(tick(1), id="a")
+    await ledger.request("facts.schedule", b'{"kind":"FromTheFuture","v":1,"at":1.0}')
+    await ledger.append(tick(2), id="b")
+    seen: list[int] = []
+    follower = Follower(ledger, lambda r: seen.append(r.sequence), after=0)
+
+    with pytest.raises(UnreadableFact, match=r"Fact 2 on facts\.schedule"):
+        await asyncio.wait_for(follower.run(), 5)
+    assert seen == [1]
+    assert follower.position == 1
+    with pytest.raises(UnreadableFact, match="Fact 2"):
+        await ledger.get(2)
+
+
+async def test_an_error_of_the_fold_ends_the_follower(ledger: Ledger) -> None:
+    def fail(_: Recorded) -> None:
+        raise RuntimeError("a broken fold")
+
+    await ledger.append(tick(1), id="a")
+    with pytest.raises(RuntimeError, match="broken fold"):
+        await asyncio.wait_for(Follower(ledger, fail, after=0).run(), 5)
+
+
+async def test_a_position_beyond_the_end_means_another_ledger(ledger: Ledger) -> None:
+    await ledger.append(tick(1), id="a")
+    with pytest.raises(AheadOfLedger, match="5 lies beyond the ledger's end at 1"):
+        await asyncio.wait_for(Follower(ledger, lambda _: None, after=5).run(), 5)
+
+
+async def test_a_vanished_consumer_is_replaced_without_loss(ledger: Ledger) -> None:
+    seen: list[int] = []
+    async with following(ledger, lambda r: seen.append(r.sequence)) as follower:
+        for round in range(3):
+            await follower.reached(await ledger.append(tick(round), id=f"a{round}"), 5)
+            names = (await ledger.api("CONSUMER.NAMES.LEDGER"))["consumers"]
+            assert len(names) == 1
+            await ledger.api(f"CONSUMER.DELETE.LEDGER.{names[0]}")
+            end = await ledger.append(tick(round), id=f"b{round}")
+            assert await follower.reached(end, 5), "the follower did not notice"
+    assert seen == list(range(1, 7))
+
+
+async def test_a_stopped_follower_leaves_nothing_behind(ledger: Ledger) -> None:
+    async with following(ledger, lambda _: None) as follower:
+        async with asyncio.timeout(5):
+            await follower.caught_up.wait()
+    subscriptions = len(ledger.nc._subs)
+    for _ in range(3):
+        async with following(ledger, lambda _: None) as follower:
+            async with asyncio.timeout(5):
+                await follower.caught_up.wait()
+    assert len(ledger.nc._subs) == subscriptions
+    assert not ledger.on_reconnect
+    async with asyncio.timeout(5):
+        while (await ledger.api("CONSUMER.NAMES.LEDGER"))["consumers"]:
+            pass  # its end is asked for without waiting for the answer
+
+
+async def test_many_facts_larger_than_one_pull_may_carry_all_come(ledger: Ledger) -> None:
+    for n in range(12):
+        await ledger.append(edit("e1", "x" * (3 * 1024 * 1024)), id=f"i{n}")
+    seen: list[int] = []
+    async with following(ledger, lambda r: seen.append(r.sequence)) as follower:
+        assert await follower.reached(12, 30)
+    assert seen == list(range(1, 13))
