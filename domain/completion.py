@@ -49,8 +49,9 @@ def aborted(reason: str, *, retry_ok: bool = False) -> Result:
 def result_of(job: Job) -> Result | None:
     """The result of a job whose process is over or whose end was decided; None if neither."""
     if job.ended is not None:
-        ended = Result(job.ended.code, job.ended.description, job.ended.retry_ok)
-        return aborted(job.abort.reason) if job.abort and ended.code != "abort" else ended
+        if job.abort is not None and job.abort.sequence > job.ended_at:
+            return aborted(job.abort.reason)
+        return Result(job.ended.code, job.ended.description, job.ended.retry_ok)
     if job.finished is None:
         return None
     retry_ok = job.abort.retry_ok if job.abort else True
@@ -66,7 +67,7 @@ def complete(
     job: Job, result: Result, *, known_tags: Mapping[str, str], now: float, actor: f.Actor
 ) -> f.JobCompleted:
     """The fact that makes a job final. `known_tags` maps tag ids and titles to ids."""
-    retry = _retry(job, result, now)
+    retry = retry_of(job, result, now)
     return f.JobCompleted(
         at=now,
         actor=actor,
@@ -109,8 +110,14 @@ def retry_request(
     )
 
 
-def _retry(job: Job, result: Result, now: float) -> f.Follower | None:
+def retry_of(job: Job, result: Result, now: float) -> f.Follower | None:
+    """The retry that a job with this result owes (execution.md 8).
+
+    None if there is none, and once completion actions have run: then the end is settled.
+    """
     limit = job.spec.retry
+    if job.ended is not None:
+        return None
     if result.code == 0 or (result.code == "abort" and not result.retry_ok) or limit is None:
         return None
     if job.abort is not None and not job.abort.retry_ok:

@@ -397,7 +397,10 @@ class ActionStarted(FactBase):
 
 
 class ActionEnded(FactBase):
-    """What became of an action; `changes` are its effects on the job (tags, label, jobs)."""
+    """What became of an action; `changes` are its effects on the job (tags, label, jobs).
+
+    `http_status` is what a web hook's receiver answered (execution.md 9.4).
+    """
 
     kind: Literal["ActionEnded"] = "ActionEnded"
     event: str
@@ -409,6 +412,7 @@ class ActionEnded(FactBase):
     details: str | None = None
     elapsed_ms: int = 0
     changes: Json = {}
+    http_status: int | None = None
 
 
 class JobSuspended(FactBase):

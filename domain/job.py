@@ -7,10 +7,12 @@ Who decides what is elsewhere: `domain/job_requests.py` (gateway), `domain/dispa
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from domain import facts as f
 from domain.assembly import JobSpec
 from domain.facts import Json, Recorded
+from domain.macros import overrides_of
 
 
 class JobState(StrEnum):
@@ -41,13 +43,23 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """Somebody wants a suspended job to go on; `params` are to be merged into its own."""
+
+    params: Json
+    actor: f.Actor
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class ActionRun:
-    """One action of a stage, begun and perhaps ended."""
+    """One action of a stage, begun (at `started`, in the term `by`) and perhaps ended."""
 
     stage: str
     index: int
     action: Json
     started: float
+    by: str = ""
     ended: f.ActionEnded | None = None
 
 
@@ -81,13 +93,14 @@ class Job:
     abort: Abort | None = None
     abort_ordered: float | None = None
     unknown_to_server: bool = False
-    resume_asked: Json | None = None
+    resume_asked: ResumeAsked | None = None
     suspended: tuple[str, int] | None = None
     actions: tuple[ActionRun, ...] = ()
     changes: Json = field(default_factory=dict)
     children: tuple[f.Child, ...] = ()
     finished: f.JobFinished | None = None
     ended: f.JobEnded | None = None
+    ended_at: int = 0
     completed: float | None = None
     final: f.JobCompleted | None = None
 
@@ -101,6 +114,15 @@ class Job:
     def assigned(self) -> bool:
         """Whether a runner owns the job now."""
         return self.order != 0 and self.finished is None and self.ended is None
+
+    @property
+    def held(self) -> bool:
+        """Whether the job keeps a slot while its start actions run, before any runner has it."""
+        return self.state is JobState.STARTING and self.order == 0
+
+    def value(self, key: str) -> Any:
+        """A property of the job as it is now: what it was launched with, or what changed it."""
+        return self.changes[key] if key in self.changes else self.spec.document.get(key)
 
 
 def begin(recorded: Recorded, spec: JobSpec) -> Job:
@@ -156,12 +178,19 @@ def _move(job: Job, fact: f.Fact, sequence: int) -> Job:
         case f.ServerJoined():
             return _server_joined(job, fact, sequence)
         case f.JobAbortOrdered():
-            return replace(job, abort_ordered=fact.at) if fact.order == job.order else job
+            return _abort_ordered(job, fact, sequence) if fact.order == job.order else job
         case f.JobAbortRequested():
             abort = Abort(fact.reason, fact.at, sequence)
-            return job if job.abort else replace(job, abort=abort, suspended=None)
-        case f.JobQueued() if job.state in WAITING:
-            return replace(job, state=JobState.QUEUED, queued_reason=fact.reason, until=None)
+            known = job.abort is not None and job.abort.sequence > job.ended_at
+            return job if known else replace(job, abort=abort, suspended=None)
+        case f.JobQueued() if job.state in WAITING or job.held:
+            return replace(
+                job,
+                state=JobState.QUEUED,
+                queued_reason=fact.reason,
+                until=None,
+                server=None,
+            )
         case f.JobDelayed() if job.state in WAITING:
             return replace(job, state=JobState(fact.wait), until=fact.until)
         case f.JobReleased() if job.state in WAITING:
@@ -175,7 +204,13 @@ def _move(job: Job, fact: f.Fact, sequence: int) -> Job:
                 job, state=JobState.ACTIVE, children=tuple(fact.children), started=fact.at
             )
         case f.JobEnded():
-            return replace(job, state=JobState.COMPLETE, ended=fact, completed=fact.at)
+            return replace(
+                job,
+                state=JobState.COMPLETE,
+                ended=fact,
+                ended_at=sequence,
+                completed=fact.at if job.completed is None else job.completed,
+            )
         case f.JobCompleted():
             return replace(
                 job,
@@ -205,6 +240,12 @@ def _reported(job: Job, fact: f.Fact) -> Job:
             return job
 
 
+def _abort_ordered(job: Job, fact: f.JobAbortOrdered, sequence: int) -> Job:
+    """An order that nobody requested comes from a limit, and says whether a retry may follow."""
+    abort = job.abort or Abort(fact.reason, fact.at, sequence, fact.retry_ok)
+    return replace(job, abort=abort, abort_ordered=fact.at)
+
+
 def _given_back(job: Job) -> Job:
     return replace(job, state=JobState.READY, server=None, order=0, boot="", abort_ordered=None)
 
@@ -226,27 +267,32 @@ def _acted(job: Job, fact: f.Fact) -> Job:
         case f.ActionStarted():
             if _run_of(job, fact.stage, fact.index) is not None:
                 return job
-            run = ActionRun(fact.stage, fact.index, fact.action, fact.at)
+            run = ActionRun(fact.stage, fact.index, fact.action, fact.at, fact.actor.id)
             return replace(job, actions=(*job.actions, run))
         case f.ActionEnded():
             return _action_ended(job, fact)
         case f.JobSuspended():
             return replace(job, suspended=(fact.stage, fact.index))
-        case f.JobResumeRequested() if job.suspended is not None:
-            return replace(job, resume_asked=fact.params)
+        case f.JobResumeRequested() if job.suspended is not None and job.resume_asked is None:
+            return replace(job, resume_asked=ResumeAsked(fact.params, fact.actor, fact.at))
         case f.JobResumed() if job.suspended is not None:
-            params = _params_of(job) | fact.params
-            changes = job.changes | ({"params": params} if fact.params else {})
-            return replace(job, suspended=None, resume_asked=None, changes=changes)
+            return _resumed(job, fact)
         case f.JobChanged():
             return replace(job, changes=job.changes | fact.changes)
         case _:
             return job
 
 
-def _params_of(job: Job) -> Json:
-    params: Json = job.changes.get("params", job.spec.document.get("params")) or {}
-    return params
+def _resumed(job: Job, fact: f.JobResumed) -> Job:
+    """Before its process ran, a resumed job takes new params and another server (api.md 4.6)."""
+    moved = replace(job, suspended=None, resume_asked=None)
+    if not job.held:
+        return moved
+    changes = job.changes
+    if fact.params:
+        params = (job.value("params") or {}) | fact.params
+        changes = changes | {"params": params} | overrides_of(fact.params)
+    return replace(moved, server=None, changes=changes)
 
 
 def _run_of(job: Job, stage: str, index: int) -> ActionRun | None:
