@@ -1,0 +1,83 @@
+"""The HTTP application: every endpoint as a Litestar route, health, documentation (api.md 1.1).
+
+What a call does is declared in routes/; how it goes is endpoint.py's.
+"""
+
+from typing import Any
+
+from litestar import Litestar, Request, get
+from litestar.exceptions import HTTPException, NotFoundException
+
+from services import logs
+from services.gateway import openapi
+from services.gateway.endpoint import Endpoint, Routes, route_handler
+from services.gateway.gateway import Gateway
+from services.gateway.replies import JSON_TYPE, Reply, encode, text_reply
+from services.gateway.routes import access, events, jobs, misc, records, running, search, servers
+from services.gateway.routes import logs as job_logs
+
+ROUTES: tuple[Routes, ...] = (
+    events.api,
+    running.api,
+    jobs.api,
+    job_logs.api,
+    search.api,
+    records.api,
+    servers.api,
+    access.api,
+    misc.api,
+)
+
+log = logs.logger("gateway")
+
+
+def endpoints() -> list[Endpoint]:
+    """Every call of the API, in the order of its documentation."""
+    return [endpoint for routes in ROUTES for endpoint in routes.endpoints]
+
+
+def create_app(gateway: Gateway) -> Litestar:
+    """The application that answers for this gateway."""
+    declared = endpoints()
+    return Litestar(
+        [
+            *(route_handler(endpoint, gateway) for endpoint in declared),
+            _health(gateway),
+            *openapi.handlers(declared),
+        ],
+        exception_handlers={HTTPException: _http_error, Exception: _defect},
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def _health(gateway: Gateway) -> Any:
+    @get("/health", include_in_schema=False)
+    async def health() -> Reply:
+        body, status = misc.health(gateway.troubles())
+        no_store = (b"cache-control", b"no-store")
+        return Reply(encode(body) + b"\n", [JSON_TYPE, no_store], status)
+
+    return health
+
+
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Any:
+    """What Litestar itself refuses: unknown paths and methods."""
+    path = request.scope["path"]
+    if isinstance(error, NotFoundException) and path.startswith("/api/"):
+        body = {"code": 1, "description": f"Unsupported API: {path[5:205]}"}
+        return _plain(body, 200)
+    if isinstance(error, NotFoundException):
+        return text_reply("Not found.\n", 404)
+    return _plain({"code": "api", "description": error.detail}, error.status_code)
+
+
+def _defect(request: Request[Any, Any, Any], error: Exception) -> Any:
+    log.error(
+        "a request failed", action="request_failed", path=request.scope["path"], exc_info=error
+    )
+    return _plain({"code": "internal", "description": "The server failed to answer."}, 500)
+
+
+def _plain(body: dict[str, Any], status: int) -> Reply:
+    return Reply(encode(body) + b"\n", [JSON_TYPE], status)

@@ -1,0 +1,149 @@
+"""Who calls: session or API key to principal (api.md 1.4).
+
+Credentials are looked up by their keyed hash and never kept, logged or handed on. Privileges
+and limits are domain/access.py's; this module only proves identity, CSRF and the rate of keys.
+"""
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING
+
+from domain.access import Principal
+from domain.errors import NotSignedIn, RateExceeded
+from domain.facts import Actor, Json
+from services.ledger.secrets import hash_api_key
+
+if TYPE_CHECKING:
+    from services.gateway.gateway import Gateway
+
+_SAFE_METHODS = ("GET", "HEAD")
+
+
+@dataclass(slots=True)
+class Credentials:
+    """What a request brought along: its headers and the reserved keys of query and body."""
+
+    headers: dict[bytes, bytes]
+    reserved: Json = field(default_factory=dict)
+
+    @property
+    def session(self) -> str:
+        """The session id from cookie, header or body; empty when none came."""
+        return self.session_in_headers or _text(self.reserved.get("session_id"))
+
+    @property
+    def session_in_headers(self) -> str:
+        """The session id from cookie or header."""
+        return self.cookie_session or self._header(b"x-session-id")
+
+    @property
+    def cookie_session(self) -> str:
+        """The session id from the cookie."""
+        cookie = self._header(b"cookie")
+        if "session_id" not in cookie:
+            return ""
+        try:
+            morsel = SimpleCookie(cookie).get("session_id")
+        except CookieError:
+            return ""
+        return morsel.value if morsel is not None else ""
+
+    @property
+    def api_key(self) -> str:
+        """The API key from header, body or query, in this order."""
+        return self._header(b"x-api-key") or _text(self.reserved.get("api_key"))
+
+    @property
+    def csrf(self) -> str:
+        """The CSRF token from header or body."""
+        return self._header(b"x-csrf-token") or _text(self.reserved.get("csrf_token"))
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to look up."""
+        return bool(self.session or self.api_key)
+
+    def _header(self, name: bytes) -> str:
+        return self.headers.get(name, b"").decode("latin-1").strip()
+
+
+class KeyRates:
+    """How often each rate-limited key was used within the current second (api.md 1.4)."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._calls: dict[str, int] = {}
+
+    def count(self, key: str, limit: int, now: float) -> None:
+        """Count one more call; RateExceeded for number `limit` + 1 within one clock second."""
+        if int(now) != self._second:
+            self._second = int(now)
+            self._calls.clear()
+        calls = self._calls[key] = self._calls.get(key, 0) + 1
+        if calls > limit:
+            raise RateExceeded("This API key allows no more calls within this second.")
+
+
+def authenticate(
+    gateway: "Gateway", given: Credentials, method: str, mutating: bool, now: float
+) -> Principal:
+    """The principal behind the credentials; NotSignedIn or RateExceeded if there is none.
+
+    A session that is given wins over an API key, also when it is unknown.
+    """
+    if session := given.session:
+        return _by_session(gateway, given, session, method, mutating, now)
+    if key := given.api_key:
+        return _by_key(gateway, key, now)
+    raise NotSignedIn("No session and no API key was given.")
+
+
+def actor_of(principal: Principal, address: str | None) -> Actor:
+    """How facts name this principal."""
+    kind = principal.kind
+    return Actor(type=kind, id=principal.id, address=address)
+
+
+def session_hash(session: str) -> str:
+    """What the ledger knows of a session id."""
+    return hashlib.sha256(session.encode()).hexdigest()
+
+
+def same_token(given: str, expected: str) -> bool:
+    """Whether a token is the expected one, in constant time."""
+    return hmac.compare_digest(given.encode(), expected.encode())
+
+
+def csrf_token(secret: bytes, session: str) -> str:
+    """The CSRF token of a session: 64 hex digits that only this installation can tell."""
+    return hmac.new(secret, f"csrf {session}".encode(), hashlib.sha256).hexdigest()
+
+
+def _by_key(gateway: "Gateway", key: str, now: float) -> Principal:
+    principal = gateway.views.access.principal_for_key(hash_api_key(gateway.secret, key), now)
+    if principal is None:
+        raise NotSignedIn("The API key is unknown, inactive or expired.")
+    limit = gateway.views.access.max_per_sec(principal.id)
+    if limit:
+        gateway.rates.count(principal.id, limit, now)
+    return principal
+
+
+def _by_session(
+    gateway: "Gateway", given: Credentials, session: str, method: str, mutating: bool, now: float
+) -> Principal:
+    """D11: what changes something needs the token with GET as well, if the session is a cookie."""
+    principal = gateway.views.access.principal_for_session(session_hash(session), now)
+    if principal is None:
+        raise NotSignedIn("The session is unknown or has expired.")
+    needed = method not in _SAFE_METHODS or (mutating and bool(given.cookie_session))
+    expected = csrf_token(gateway.secret, session)
+    if needed and not same_token(given.csrf, expected):
+        raise NotSignedIn("The CSRF token is missing or wrong.")
+    return principal
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

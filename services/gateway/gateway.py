@@ -1,0 +1,235 @@
+"""The gateway itself: its views, the way a command becomes a fact, and whether it is ready.
+
+Every write goes through `submit`: decide on the views, append with the sequence the decision
+was made on, decide again if somebody else wrote first, then wait until the own views have seen
+the fact, so that a client reads what it wrote (design.md 4). Knows nothing of HTTP.
+"""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from domain.facts import Fact, Recorded
+from domain.ids import make_id
+from domain.subjects import subject_of
+from services.gateway.auth import KeyRates
+from services.gateway.encoded import EventRows
+from services.gateway.errors import NotYet
+from services.gateway.live import LiveData
+from services.gateway.uploads import store_upload
+from services.gateway.views import REPEATABLE, Views
+from services.ledger.connection import Ledger, LedgerUnavailable, WrongSequence
+from services.ledger.reader import Follower
+from services.settings import Settings
+
+if TYPE_CHECKING:
+    from services.gateway.body import Chunks
+    from services.gateway.endpoint import Call
+    from services.gateway.params import Upload
+
+# How long a reply waits for the own view; what is acknowledged stands all the same.
+SEEN_WITHIN = 5.0
+# How long a call waits for the owner's answer (design.md 4).
+ANSWERED_WITHIN = 10.0
+# Deciding again when somebody else wrote first.
+TRIES = 8
+# Free disk space is looked at this often, in seconds.
+_DISK_INTERVAL = 1.0
+# On a small disk the reserve is at most this share of it.
+_DISK_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A fact to be recorded, and the last sequence of its subject that was decided on.
+
+    `expect` None: whatever else stands there does not matter.
+    """
+
+    fact: Fact
+    expect: int | None = None
+
+
+class Gateway:
+    """One gateway process. `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        secret: bytes,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.secret = secret
+        self.clock = clock
+        self.views = Views(settings.timezone)
+        self.live = LiveData(self.views, clock)
+        self.rates = KeyRates()
+        self.event_rows = EventRows()
+        self.follower = Follower(ledger, self.views.apply, after=0)
+        self.stopping = asyncio.Event()
+        self._started = False
+        self._ids = 0
+        self._repeated: dict[str, asyncio.Lock] = {}
+        self._disk_looked = 0.0
+        self._disk_full = False
+
+    # --- ids ---------------------------------------------------------------------------------
+
+    def new_id(self, prefix: str, now: float) -> str:
+        """A new id with this prefix (data.md 1.1)."""
+        self._ids += 1
+        return make_id(prefix, now, self._ids, os.urandom(8))
+
+    def command_id(self, call: "Call") -> str:
+        """The id under which the call's fact is recorded; the client's key makes it repeatable.
+
+        Such an id is bound to the caller and the endpoint.
+        """
+        key = call.header(b"idempotency-key")
+        if not key:
+            return secrets.token_hex(10)
+        caller = call.known.id if call.known is not None else ""
+        origin = f"{caller}\x1f{call.endpoint}\x1f{key}"
+        return REPEATABLE + hashlib.sha256(origin.encode()).hexdigest()[:32]
+
+    # --- writing -----------------------------------------------------------------------------
+
+    async def submit(self, call: "Call", decide: Callable[[], Decision]) -> Recorded:
+        """Record what `decide` returns, and see it in the own views; the fact that stands.
+
+        `decide` is called again on newer views when somebody else wrote to the same subject
+        first. A command that was recorded before under the same Idempotency-Key is not decided
+        again: its fact is returned. Raises DomainError from `decide`, LedgerUnavailable.
+        """
+        command = self.command_id(call)
+        if not command.startswith(REPEATABLE):
+            return await self._submit_once(call, command, decide)
+        lock = self._repeated.setdefault(command, asyncio.Lock())
+        try:
+            async with lock:
+                return await self._first_effect(call, command) or await self._submit_once(
+                    call, command, decide
+                )
+        finally:
+            if not lock.locked():
+                self._repeated.pop(command, None)
+
+    async def _first_effect(self, call: "Call", command: str) -> Recorded | None:
+        sequence = self.views.commands.get(command)
+        recorded = await self.ledger.get(sequence) if sequence is not None else None
+        if recorded is not None:
+            call.sequence = recorded.sequence
+        return recorded
+
+    async def _submit_once(
+        self, call: "Call", command: str, decide: Callable[[], Decision]
+    ) -> Recorded:
+        self.check_disk()
+        floor = 0
+        for _ in range(TRIES):
+            decision = decide()
+            fact = decision.fact.model_copy(update={"cause": command})
+            expect = None if decision.expect is None else max(decision.expect, floor)
+            try:
+                sequence = await self.ledger.append(fact, id=command, expect=expect)
+            except WrongSequence as wrong:
+                floor = wrong.last or await self.ledger.end()
+                await self.reached(floor)
+                continue
+            call.sequence = sequence
+            await self.reached(sequence)
+            return await self._recorded(sequence, fact, command)
+        raise NotYet("Others keep changing the same object; try again.")
+
+    async def _recorded(self, sequence: int, fact: Fact, command: str) -> Recorded:
+        """The fact as it stands: a repeated command may have been recorded by another gateway."""
+        if command.startswith(REPEATABLE):
+            stored = await self.ledger.get(sequence)
+            if stored is not None:
+                return stored
+        return Recorded(sequence, "", fact)
+
+    async def submit_all(self, call: "Call", decide: Callable[[], list[Decision]]) -> None:
+        """Record several facts on different subjects, all or none; else as `submit`."""
+        self.check_disk()
+        command = self.command_id(call)
+        for _ in range(TRIES):
+            decisions = decide()
+            facts = [d.fact.model_copy(update={"cause": command}) for d in decisions]
+            named = [(f"{command}-{number}", fact) for number, fact in enumerate(facts)]
+            expect = {subject_of(d.fact): d.expect for d in decisions if d.expect is not None}
+            try:
+                call.sequence = await self.ledger.append_all(named, expect=expect)
+            except WrongSequence as wrong:
+                await self.reached(wrong.last or await self.ledger.end())
+                continue
+            await self.reached(call.sequence)
+            return
+        raise NotYet("Others keep changing the same objects; try again.")
+
+    async def answer_to(self, sequence: int) -> Recorded:
+        """The fact by which the owner answered the request at `sequence` (design.md 4).
+
+        Raises NotYet if it does not come in time.
+        """
+        with self.views.watch(str(sequence)) as watch:
+            try:
+                async with asyncio.timeout(ANSWERED_WITHIN):
+                    while (answer := self.views.answers.get(sequence)) is None:
+                        watch.changed.clear()
+                        await watch.changed.wait()
+            except TimeoutError:
+                raise NotYet("The request is recorded, but not yet carried out.") from None
+        return answer
+
+    async def reached(self, sequence: int) -> bool:
+        """Wait, bounded, until the views have seen this sequence; whether they have."""
+        return await self.follower.reached(sequence, SEEN_WITHIN)
+
+    def check_disk(self) -> None:
+        """LedgerUnavailable when the disk reserve is reached (design.md 11)."""
+        now = time.monotonic()
+        if now - self._disk_looked >= _DISK_INTERVAL:
+            self._disk_looked = now
+            usage = shutil.disk_usage(self.settings.data_dir)
+            reserve = min(self.settings.disk_reserve, usage.total * _DISK_SHARE)
+            self._disk_full = usage.free < reserve
+        if self._disk_full:
+            raise LedgerUnavailable("The disk is nearly full: nothing more is recorded.")
+
+    async def store_upload(
+        self, field: str, filename: str, content_type: str, chunks: "Chunks"
+    ) -> "Upload":
+        """Keep an uploaded file in CHUNKS."""
+        self.check_disk()
+        return await store_upload(self, field, filename, content_type, chunks)
+
+    def wake_all(self) -> None:
+        """Have everybody who waits look again, because the service stops."""
+        self.views.wake_all()
+
+    # --- readiness ---------------------------------------------------------------------------
+
+    @property
+    def started(self) -> bool:
+        """Whether the views have been complete at least once."""
+        self._started = self._started or self.follower.caught_up.is_set()
+        return self._started
+
+    def troubles(self) -> list[str]:
+        """Why this gateway is not ready; nothing when it is."""
+        troubles = []
+        if not self.ledger.connected:
+            troubles.append("The ledger cannot be reached.")
+        if not self.follower.caught_up.is_set():
+            troubles.append("The views are being folded from the ledger.")
+        return troubles

@@ -1,0 +1,141 @@
+"""Jobs as callers see them: live ones from the views, final ones from the history.
+
+Builds documents; who may see them is asked of the principal by the routes. Large values and
+logs that a record only points to are fetched from CHUNKS here.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from domain.facts import Blob, Json
+from domain.job import Job, JobState
+from projections.job_view import LARGE_KEY, LOG_KEY, document, with_plain_metrics
+from services.ledger.chunks import read_chunks
+
+if TYPE_CHECKING:
+    from services.gateway.gateway import Gateway
+
+# A log up to this size is part of its job's record as `output` (data.md 6.1).
+INLINE_LOG = 1024 * 1024
+# What live lists leave out (api.md 4.2).
+DETAILS = frozenset("input data files activity timelines".split())
+# Keys of a stored record that only say where its bytes are.
+_INTERNAL = (LOG_KEY, LARGE_KEY)
+
+
+class Positions:
+    """Places in the queues, counted once per scope and reply."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._active = gateway.views.active
+        self._places: dict[str, dict[str, int]] = {}
+
+    def of(self, job: Job) -> int | None:
+        """1-based place of a queued job, 0 for a priority job, None for others."""
+        if job.state is not JobState.QUEUED:
+            return None
+        if job.request.priority:
+            return 0
+        places = self._places.get(job.scope)
+        if places is None:
+            queue = self._active.queue(job.scope)
+            places = {waiting.id: place for place, waiting in enumerate(queue, 1)}
+            self._places[job.scope] = places
+        return places.get(job.id)
+
+
+def live_document(
+    gateway: "Gateway",
+    job: Job,
+    *,
+    positions: Positions | None = None,
+    plain: bool = False,
+    details: bool = True,
+) -> Json:
+    """A live job's document; `plain` metrics are numbers (D7), `details` as in api.md 4.2."""
+    views = gateway.views
+    server = views.fleet.servers.get(job.server) if job.server else None
+    shown = document(
+        job,
+        groups=server.groups if server is not None else (),
+        position=(positions or Positions(gateway)).of(job),
+        live=gateway.live.of(job),
+        activity=views.activity.of(job.id) if details else (),
+    )
+    for key in _INTERNAL:
+        shown.pop(key, None)
+    if shown["state"] in _BEFORE_ACTIVE:
+        shown.pop("progress", None)
+    if not details:
+        for key in DETAILS:
+            shown.pop(key, None)
+    return with_plain_metrics(shown) if plain else shown
+
+
+_BEFORE_ACTIVE = frozenset("start_delay retry_delay ready queued starting".split())
+
+
+async def find(gateway: "Gateway", id: str) -> tuple[Job | None, Json | None]:
+    """A job by its id: (live job, its document), or (None, final record), or (None, None)."""
+    job = gateway.views.active.jobs.get(id)
+    if job is not None:
+        return job, live_document(gateway, job)
+    return None, await final_record(gateway, id)
+
+
+async def final_record(gateway: "Gateway", id: str) -> Json | None:
+    """The stored record of a final job, with its internal keys; None if there is none."""
+    at_hand = gateway.views.final_at_hand(id)
+    if at_hand is not None:
+        return at_hand
+    return await gateway.views.history(lambda history: history.job(id))
+
+
+async def completed(gateway: "Gateway", record: Json) -> Json:
+    """A final record as clients see it: large values and a small log filled in."""
+    shown = shown_record(record)
+    for key, blob in (record.get(LARGE_KEY) or {}).items():
+        shown[key] = json.loads(await blob_bytes(gateway, blob))
+    log = log_of(record)
+    if log is not None and 0 < log.size <= INLINE_LOG:
+        shown["output"] = (await blob_bytes(gateway, log)).decode("utf-8", "replace")
+    elif log is None and shown.get("code") and shown.get("type") != "workflow":
+        shown["output"] = f"{shown.get('description') or ''}\n"
+    return shown
+
+
+def shown_record(record: Json) -> Json:
+    """A stored record without its internal keys."""
+    return {key: value for key, value in record.items() if key not in _INTERNAL}
+
+
+def shown_rows(rows: Iterable[str], select: Sequence[str] | None = None) -> list[bytes]:
+    """Stored rows as JSON texts without their internal keys; only the keys in `select`."""
+    shown = []
+    for row in rows:
+        if select is not None or any(f'"{key}"' in row for key in _INTERNAL):
+            record = shown_record(json.loads(row))
+            if select is not None:
+                record = {key: value for key, value in record.items() if key in select}
+            row = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        shown.append(row.encode())
+    return shown
+
+
+def log_of(record: Json) -> Blob | None:
+    """Where a final job's log is kept; None if it has none."""
+    log = record.get(LOG_KEY)
+    return Blob.model_validate(log) if log else None
+
+
+async def blob_bytes(gateway: "Gateway", blob: Blob | Json) -> bytes:
+    """The bytes of a blob; only for what is known to be small."""
+    blob = blob if isinstance(blob, Blob) else Blob.model_validate(blob)
+    return b"".join([part async for part in read_chunks(gateway.ledger, blob)])
+
+
+def category_and_targets(job: Job) -> tuple[str | None, list[Any]]:
+    """What decides whether a caller may see a live job."""
+    document = job.spec.document | job.changes
+    return document.get("category"), document.get("targets") or []

@@ -1,0 +1,164 @@
+"""Replies: JSON with a newline, rows encoded once, compression, headers (api.md 1.7 to 1.9).
+
+Knows nothing of what is replied.
+"""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from litestar.types import HTTPScope, Receive, Send
+
+from domain.facts import Json
+
+JSON_TYPE = (b"content-type", b"application/json")
+PRIVATE = (b"cache-control", b"private, no-store")
+ANY_ORIGIN = (b"access-control-allow-origin", b"*")
+# Below this a compressed reply is hardly smaller; above the other it is packed off the loop.
+_WORTH_PACKING = 1024
+_PACK_ASIDE = 256 * 1024
+
+encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A list reply: rows already encoded, and how many match in all."""
+
+    rows: list[bytes]
+    length: int
+    extra: Json = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        """The JSON text of the reply."""
+        extra = b"," + encode(self.extra)[1:-1] if self.extra else b""
+        return b'{"code":0,"rows":[%b],"list":{"length":%d}%b}\n' % (
+            b",".join(self.rows),
+            self.length,
+            extra,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A whole JSON reply as bytes, newline included."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How the client wants its reply."""
+
+    gzip: bool = False
+    pretty: bool = False
+    private: bool = True
+    sequence: int = 0
+
+
+Payload = Json | Rows | Encoded
+
+
+def body_of(payload: Payload) -> bytes:
+    """A payload as JSON text with a newline; `code` is 0 unless the payload says otherwise."""
+    match payload:
+        case Rows() | Encoded():
+            return payload.body() if isinstance(payload, Rows) else payload.body
+        case _:
+            return encode({"code": 0} | payload) + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete HTTP reply; an ASGI application of its own."""
+
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+    status: int = 200
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        headers = self.headers
+        if self.status != 204:
+            headers = [*headers, (b"content-length", b"%d" % len(self.body))]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        body = b"" if scope["method"] == "HEAD" else self.body
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyStream:
+    """A reply whose body comes in parts, of unknown length."""
+
+    parts: AsyncIterator[bytes]
+    headers: list[tuple[bytes, bytes]]
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Send it as it comes."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        if scope["method"] != "HEAD":
+            async for part in self.parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def json_reply(payload: Payload, manner: Manner, status: int = 200) -> Reply:
+    """The HTTP reply that carries this payload."""
+    body = body_of(payload)
+    if manner.pretty:
+        text = json.dumps(json.loads(body), indent="\t", ensure_ascii=False)
+        body = text.encode() + b"\n"
+    headers = [JSON_TYPE, ANY_ORIGIN]
+    if manner.private:
+        headers.append(PRIVATE)
+    if manner.sequence:
+        headers.append((b"x-ledger-seq", b"%d" % manner.sequence))
+    if status == 200 and len(body) >= _WORTH_PACKING:
+        headers.append((b"vary", b"Accept-Encoding"))
+        if manner.gzip:
+            body = await packed(body)
+            headers.append((b"content-encoding", b"gzip"))
+    return Reply(body, headers, status)
+
+
+def text_reply(text: str, status: int) -> Reply:
+    """A plain text reply."""
+    return Reply(text.encode(), [(b"content-type", b"text/plain; charset=utf-8")], status)
+
+
+def preflight(origin: str, asked_headers: str) -> Reply:
+    """The answer to a CORS preflight (api.md 1.9)."""
+    return Reply(
+        b"",
+        [
+            (b"access-control-allow-origin", (origin or "*").encode("latin-1")),
+            (b"access-control-allow-methods", b"POST, GET, HEAD, OPTIONS"),
+            (b"access-control-allow-headers", asked_headers.encode("latin-1")),
+            (b"access-control-max-age", b"1728000"),
+        ],
+    )
+
+
+async def packed(body: bytes) -> bytes:
+    """`body` as gzip; large ones are packed outside the event loop."""
+    if len(body) < _PACK_ASIDE:
+        return gzip.compress(body, 1, mtime=0)
+    return await asyncio.to_thread(gzip.compress, body, 1, mtime=0)
+
+
+def wants_gzip(accept_encoding: bytes) -> bool:
+    """Whether the client takes gzip (a `q=0` refuses it)."""
+    for part in accept_encoding.lower().split(b","):
+        name, _, quality = part.strip().partition(b";")
+        if name.strip() in (b"gzip", b"*"):
+            return quality.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
+    return False
+
+
+def dumps(value: Any) -> str:
+    """One line of JSON."""
+    return encode(value).decode()

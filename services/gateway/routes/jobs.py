@@ -1,0 +1,404 @@
+"""The job endpoints: looking at jobs and asking things of them (api.md 4)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from domain import job_requests as requests
+from domain.errors import BadRequest, NotFound, job_rule
+from domain.facts import JobDeleted, Json
+from domain.job import Job
+from projections.history import PRUNED
+from services.gateway import jobs, lists, waiting
+from services.gateway.auth import same_token
+from services.gateway.endpoint import Answer, Call, Routes
+from services.gateway.gateway import Decision
+from services.gateway.params import Order, Page, Params, order, page
+from services.gateway.replies import Payload, Rows, encode
+from services.gateway.sse import EventStream
+from services.ledger.chunks import purge_chunks
+from services.ledger.secrets import log_token, stream_token
+
+api = Routes("Jobs")
+
+
+# --- looking -------------------------------------------------------------------------------------
+
+
+def _active(params: Params) -> tuple[Json, Page, Order]:
+    return lists.filters_of(params.values), page(params), order(params, "started", -1)
+
+
+@api.endpoint(
+    "get_active_jobs",
+    "List the jobs that are not finished. Any job key or dotted path filters.",
+    parse=_active,
+    fields={
+        "state": "string",
+        "event": "string",
+        "offset": "integer",
+        "limit": "integer, 0 = all",
+        "sort_by": "string, default started",
+        "sort_dir": "integer, 1 or -1",
+        "metrics": "string, `full` for whole cpu and mem objects",
+    },
+)
+async def get_active_jobs(call: Call, asked: tuple[Json, Page, Order]) -> Payload:
+    """api.md 4.2."""
+    filters, part, sorting = asked
+    plain = call.params.text("metrics") != "full"
+    found = lists.ordered(_visible_rows(call, filters, plain=plain), sorting, lambda row: row)
+    return Rows([encode(row) for row in part.of(found)], len(found))
+
+
+def _visible_rows(call: Call, filters: Json, *, plain: bool) -> list[Json]:
+    """The live jobs that match and that the caller may see, as rows."""
+    active = call.gateway.views.active
+    wanted = filters.get("event")
+    ids = active.by_event.get(wanted, set()) if isinstance(wanted, str) else active.jobs.keys()
+    positions = jobs.Positions(call.gateway)
+    state = filters.get("state")
+    rows = []
+    for id in ids:
+        job = active.jobs[id]
+        if isinstance(state, str) and job.state != state:
+            continue
+        if not call.caller.may_see(*jobs.category_and_targets(job)):
+            continue
+        row = jobs.live_document(call.gateway, job, positions=positions, plain=plain, details=False)
+        if lists.matches(row, filters):
+            rows.append(row)
+    return rows
+
+
+@api.endpoint(
+    "get_active_job_summary",
+    "Count the jobs that are not finished, by event, state, source and target.",
+    parse=lambda params: lists.filters_of(params.values),
+    fields={"state": "string", "event": "string"},
+)
+async def get_active_job_summary(call: Call, filters: Json) -> Payload:
+    """api.md 8.5."""
+    summary: Json = {}
+    for row in _visible_rows(call, filters, plain=True):
+        event = summary.setdefault(
+            row["event"], {"id": row["event"], "states": {}, "sources": {}, "targets": {}}
+        )
+        _count(event["states"], row["state"])
+        _count(event["sources"], row["source"])
+        for target in row.get("targets") or []:
+            _count(event["targets"], target)
+    return {"events": summary}
+
+
+def _count(counts: dict[str, int], key: object) -> None:
+    counts[str(key)] = counts.get(str(key), 0) + 1
+
+
+def _job_and_removed(params: Params) -> tuple[str, list[str]]:
+    remove = params.values.get("remove")
+    if isinstance(remove, str):
+        remove = [name.strip() for name in remove.split(",")]
+    return params.id(), remove if isinstance(remove, list) else []
+
+
+@api.endpoint(
+    "get_job",
+    "One job, and the token that opens its log without credentials.",
+    parse=_job_and_removed,
+    fields={"id": "string!", "remove": "array, top-level keys to leave out"},
+)
+async def get_job(call: Call, asked: tuple[str, list[str]]) -> Payload:
+    """api.md 4.3."""
+    id, remove = asked
+    job, record = await _readable(call, id)
+    shown = record if job is not None else await jobs.completed(call.gateway, record)
+    for name in remove:
+        if isinstance(name, str):
+            shown.pop(name, None)
+    return {"job": shown, "token": log_token(call.gateway.secret, id)}
+
+
+async def _readable(call: Call, id: str) -> tuple[Job | None, Json]:
+    """The job and its document, if the caller may see it; NotFound, AccessDenied."""
+    job, record = await jobs.find(call.gateway, id)
+    if record is None:
+        raise NotFound(f"Job not found: {id}")
+    call.caller.require_access(record.get("category"), record.get("targets"))
+    return job, record
+
+
+def _several(params: Params) -> tuple[list[Any], bool]:
+    ids = params.values.get("ids")
+    if isinstance(ids, str):
+        ids = Params({"ids": ids}, frozenset({"ids"})).array("ids")
+    if not isinstance(ids, list) or not ids:
+        raise job_rule("Parameter 'ids' must name at least one job.")
+    return ids, params.flag("verbose")
+
+
+@api.endpoint(
+    "get_jobs",
+    "Several jobs at once, in the order of their ids.",
+    parse=_several,
+    method="POST",
+    fields={"ids": "array!", "verbose": "boolean, with all keys"},
+    example={"ids": ["jm4f2k8a01x2y3z4"], "verbose": False},
+)
+async def get_jobs(call: Call, asked: tuple[list[Any], bool]) -> Payload:
+    """api.md 4.4."""
+    ids, verbose = asked
+    known = [id for id in ids if isinstance(id, str)]
+    live = call.gateway.views.active.jobs
+    stored = await call.gateway.views.history(
+        lambda history: history.jobs([id for id in known if id not in live], verbose=True)
+    )
+    found: dict[str, Json] = {}
+    for id in dict.fromkeys(known):
+        record = await _one_of_several(call, id, stored, verbose=verbose)
+        if record is not None:
+            found[id] = record
+    missing = {"err": "Job not found."}
+    return {"jobs": [found.get(id, missing) if isinstance(id, str) else missing for id in ids]}
+
+
+async def _one_of_several(
+    call: Call, id: str, stored: dict[str, Json], *, verbose: bool
+) -> Json | None:
+    job = call.gateway.views.active.jobs.get(id)
+    record = jobs.live_document(call.gateway, job) if job is not None else stored.get(id)
+    record = record or call.gateway.views.final_at_hand(id)
+    if record is None or not call.caller.may_see(record.get("category"), record.get("targets")):
+        return None
+    if verbose:
+        return record if job is not None else await jobs.completed(call.gateway, record)
+    return {k: v for k, v in jobs.shown_record(record).items() if k not in PRUNED}
+
+
+def _streamed(params: Params) -> tuple[str, str | None, bool]:
+    return params.id(), params.text("token"), params.text("metrics") == "full"
+
+
+@api.endpoint(
+    "stream_job",
+    "Follow a job as server-sent events.",
+    open=True,
+    parse=_streamed,
+    fields={
+        "id": "string!",
+        "token": "string, from a magic link; then no other credential is looked at",
+        "metrics": "string, `full`",
+    },
+)
+async def stream_job(call: Call, asked: tuple[str, str | None, bool]) -> Answer:
+    """api.md 4.11."""
+    id, token, full = asked
+    if token is None:
+        call.sign_in()
+        await _readable(call, id)
+    elif not same_token(token, stream_token(call.gateway.secret, id)):
+        raise BadRequest("The token is not valid for this job.")
+    return EventStream(waiting.updates(call.gateway, id, full=full), f"job {id}")
+
+
+# --- asking things of live jobs ------------------------------------------------------------------
+
+
+async def _ask(
+    call: Call, id: str, decide: Callable[[Job | None], Decision], *, access: bool = True
+) -> None:
+    """Record a request on a live job; its owner answers (design.md 3.3)."""
+    active = call.gateway.views.active
+
+    def decide_now() -> Decision:
+        job = active.jobs.get(id)
+        if job is not None and access:
+            call.caller.require_access(*jobs.category_and_targets(job))
+        return decide(job)
+
+    await call.gateway.submit(call, decide_now)
+
+
+@api.endpoint(
+    "abort_job",
+    "Abort a job that is not finished.",
+    parse=Params.id,
+    privilege="abort_jobs",
+    mutating=True,
+    fields={"id": "string!"},
+    example={"id": "jm4f2k8a01x2y3z4"},
+)
+async def abort_job(call: Call, id: str) -> Payload:
+    """api.md 4.5."""
+    caller = call.caller
+    name = caller.title or caller.id if caller.kind == "key" else caller.id
+    reason = requests.abort_reason(name, by_key=caller.kind == "key")
+    await _ask(
+        call,
+        id,
+        lambda job: Decision(
+            requests.decide_abort(job, id, reason, now=call.now, actor=call.actor)
+        ),
+    )
+    return {}
+
+
+def _resumed(params: Params) -> tuple[str, Json]:
+    return params.id(), params.object("params") or {}
+
+
+@api.endpoint(
+    "resume_job",
+    "Let a suspended job go on.",
+    parse=_resumed,
+    privilege="run_jobs",
+    mutating=True,
+    fields={"id": "string!", "params": "object, merged into the job's"},
+    example={"id": "jm4f2k8a01x2y3z4", "params": {"approved": True}},
+)
+async def resume_job(call: Call, asked: tuple[str, Json]) -> Payload:
+    """api.md 4.6."""
+    id, params = asked
+    await _ask(
+        call,
+        id,
+        lambda job: Decision(
+            requests.decide_resume(job, id, params, now=call.now, actor=call.actor)
+        ),
+    )
+    return {}
+
+
+@api.endpoint(
+    "job_skip_delay",
+    "Let a delayed job start now.",
+    parse=Params.id,
+    privilege="run_jobs",
+    mutating=True,
+    fields={"id": "string!"},
+    example={"id": "jm4f2k8a01x2y3z4"},
+)
+async def job_skip_delay(call: Call, id: str) -> Payload:
+    """api.md 8.6."""
+    await _ask(
+        call,
+        id,
+        lambda job: Decision(requests.decide_skip_delay(job, id, now=call.now, actor=call.actor)),
+    )
+    return {}
+
+
+# --- changing final jobs -------------------------------------------------------------------------
+
+
+def _changes(params: Params) -> tuple[str, Json]:
+    return params.id(), dict(params.values)
+
+
+@api.endpoint(
+    "update_job",
+    "Change properties of a job (administrators).",
+    parse=_changes,
+    privilege="admin",
+    mutating=True,
+    fields={"id": "string!", "(any)": "any job key"},
+    example={"id": "jm4f2k8a01x2y3z4", "description": "Checked by hand"},
+)
+async def update_job(call: Call, asked: tuple[str, Json]) -> Payload:
+    """api.md 4.8."""
+    id, changes = asked
+    record = None
+    if id not in call.gateway.views.active.jobs:
+        record = await jobs.final_record(call.gateway, id)
+
+    def decide() -> Decision:
+        job = call.gateway.views.active.jobs.get(id)
+        if job is not None:
+            fact = requests.decide_update(job, changes, now=call.now, actor=call.actor)
+            return Decision(fact)
+        if record is None:
+            raise requests.unknown_job(id)
+        return Decision(
+            requests.decide_update_final(record, changes, now=call.now, actor=call.actor)
+        )
+
+    await call.gateway.submit(call, decide)
+    return {}
+
+
+def _tags(params: Params) -> tuple[str, list[str]]:
+    id = params.id()
+    params.values.setdefault("tags", None)
+    tags = requests.check_tags(params.as_array("tags", params.values["tags"]))
+    if params.values.keys() != {"id", "tags"}:
+        raise job_rule("Only 'id' and 'tags' may be given.")
+    return id, tags
+
+
+@api.endpoint(
+    "manage_job_tags",
+    "Replace the tags of a finished job.",
+    parse=_tags,
+    privilege="tag_jobs",
+    mutating=True,
+    fields={"id": "string!", "tags": "array!"},
+    example={"id": "jm4f2k8a01x2y3z4", "tags": ["production"]},
+)
+async def manage_job_tags(call: Call, asked: tuple[str, list[str]]) -> Payload:
+    """api.md 4.9."""
+    id, tags = asked
+    record = await _final(call, id)
+    fact = requests.decide_tags(record, tags, now=call.now, actor=call.actor)
+    await call.gateway.submit(call, lambda: Decision(fact))
+    return {}
+
+
+@api.endpoint(
+    "delete_job",
+    "Erase a finished job with its log and files.",
+    parse=Params.id,
+    privilege="delete_jobs",
+    mutating=True,
+    fields={"id": "string!"},
+    example={"id": "jm4f2k8a01x2y3z4"},
+)
+async def delete_job(call: Call, id: str) -> Payload:
+    """api.md 4.7; a multiplex parent takes its children along (4.1)."""
+    record = await _final(call, id)
+    parent = str((record.get("workflow") or {}).get("job") or "")
+    if parent in call.gateway.views.active.jobs:
+        raise job_rule("The job belongs to a run that is not finished.")
+    for child in _children_of(record):
+        stored = await jobs.final_record(call.gateway, child)
+        if stored is not None:
+            await _erase(call, stored)
+    await _erase(call, record)
+    return {}
+
+
+def _children_of(record: Json) -> list[str]:
+    nodes = (record.get("workflow") or {}).get("jobs")
+    rows = nodes.values() if isinstance(nodes, dict) else []
+    return [str(child["id"]) for row in rows for child in row if "id" in child]
+
+
+async def _erase(call: Call, record: Json) -> None:
+    gateway = call.gateway
+    fact = JobDeleted(
+        at=call.now, actor=call.actor, event=requests.event_of(record), job=record["id"]
+    )
+    await gateway.submit(call, lambda: Decision(fact))
+    if record.get("server"):
+        await purge_chunks(gateway.ledger, f"chunks.{record['server']}.{record['id']}")
+
+
+async def _final(call: Call, id: str) -> Json:
+    """The record of a finished job that the caller may reach; a rule of jobs otherwise."""
+    job = call.gateway.views.active.jobs.get(id)
+    if job is not None:
+        call.caller.require_access(*jobs.category_and_targets(job))
+        raise job_rule(f"The job is not finished yet: {id}")
+    record = await jobs.final_record(call.gateway, id)
+    if record is None:
+        raise requests.unknown_job(id)
+    call.caller.require_access(record.get("category"), record.get("targets"))
+    return record

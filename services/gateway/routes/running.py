@@ -1,0 +1,231 @@
+"""Running events on demand: run_event and magic links, with or without waiting (api.md 3.6, 7)."""
+
+from typing import Any
+
+import msgspec
+
+from domain.errors import BadRequest, event_rule
+from domain.event import magic_token
+from domain.facts import Actor, JobRequested, Json
+from domain.ids import RESERVED
+from domain.macros import OVERRIDE
+from domain.run import RunEvent, decide_run, overrides_of
+from services.gateway import waiting
+from services.gateway.endpoint import Call, Routes
+from services.gateway.gateway import Decision
+from services.gateway.params import Params, check_common, check_depth
+from services.gateway.replies import Payload
+from services.gateway.routes.events import EVENT_TYPES
+from services.gateway.uploads import file_record
+from services.ledger.secrets import stream_token
+
+api = Routes("Running events")
+
+RUN_TYPES: dict[str, Any] = EVENT_TYPES | {
+    "input": "object",
+    "test": "flag",
+    "test_actions": "flag",
+    "test_limits": "flag",
+    "test_conditions": "array",
+    "priority": "flag",
+    "invisible": "flag",
+    "ephemeral": "flag",
+}
+_MINUTE = 60.0
+
+
+def _launch(params: Params) -> Json:
+    """All that a client sent, flat keys and `json` merged, each of its declared type."""
+    if "post_data" in params.values and "post_data" not in params.body:
+        query = {k: v for k, v in params.values.items() if k not in params.body}
+        params = Params(
+            query | {"post_data": params.body}, params.textual, params.reserved, {}, params.uploads
+        )
+    values = params.typed(RUN_TYPES)
+    if isinstance(text := values.pop("json", None), str):
+        values |= check_common(_json_object(text))
+    for name in [name for name in values if name.startswith("params/")]:
+        _unflatten(values, name)
+    if "params" in values and not isinstance(values["params"], dict):
+        values["params"] = {}
+    for name in ("test", "test_actions", "test_limits", "priority"):
+        values[name] = Params(values, frozenset()).flag(name)
+    given = values.get("input")
+    if "input" in values and not isinstance(given, dict):
+        raise BadRequest("Parameter 'input' must be an object.")
+    if given and not isinstance(given.get("files", []), list):
+        raise BadRequest("Parameter 'input.files' must be an array.")
+    if not isinstance(values.get("test_conditions"), list | None):
+        raise BadRequest("Parameter 'test_conditions' must be an array.")
+    return values
+
+
+def _json_object(text: str) -> Json:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise BadRequest("Parameter 'json' is not valid JSON.") from error
+    check_depth(value)
+    if not isinstance(value, dict):
+        raise BadRequest("Parameter 'json' must be an object.")
+    return value
+
+
+def _unflatten(values: Json, name: str) -> None:
+    """`params/KEY` is the flat form of `params.KEY`."""
+    key, value = name.removeprefix("params/"), values.pop(name)
+    if not key or key in RESERVED:
+        raise BadRequest(f"Parameter '{name}' is malformed.")
+    params = values.get("params")
+    values["params"] = {**(params if isinstance(params, dict) else {}), key: value}
+
+
+@api.endpoint(
+    "run_event",
+    "Run an event now; with /wait at the end of the path, reply when the job is over.",
+    parse=_launch,
+    privilege="run_jobs",
+    mutating=True,
+    tails=1,
+    body_wins=True,
+    uploads=True,
+    fields={
+        "id": "string, or title",
+        "title": "string",
+        "params": "object, per-key overrides",
+        "input": "object, `data` and `files`",
+        "test": "boolean",
+        "priority": "boolean",
+        "tags": "array",
+    },
+    example={"id": "nightly_backup", "params": {"annotate": True}},
+)
+async def run_event(call: Call, values: Json) -> Payload:
+    """api.md 3.6."""
+    if call.tail not in ([], ["wait"]):
+        raise BadRequest("Only /wait may follow run_event.")
+    event = _event_named(call, values)
+    call.caller.require_access(event.get("category"), event.get("targets"))
+    command = RunEvent(
+        by=call.caller,
+        actor=call.actor,
+        event=event,
+        job=call.gateway.new_id("j", call.now),
+        overrides=overrides_of(values),
+        input=_input(call, values.get("input")),
+        test=values["test"],
+        test_actions=values["test_actions"],
+        test_limits=values["test_limits"],
+        test_conditions=values.get("test_conditions"),
+        priority=values["priority"],
+    )
+    job = await _launched(call, command)
+    if call.tail:
+        return {"job": await waiting.end_of(call, job)}
+    return {"id": job}
+
+
+def _event_named(call: Call, values: Json) -> Json:
+    """The event with this id, else the first with this title."""
+    definitions = call.gateway.views.definitions
+    if id := values.get("id"):
+        event = definitions.event(str(id))
+    elif title := values.get("title"):
+        versions = definitions.events.values()
+        event = next((v.record for v in versions if v.record.get("title") == title), None)
+    else:
+        raise event_rule("Failed to locate the event: neither id nor title was given.")
+    if event is None:
+        raise event_rule(f"Event not found: {values.get('id') or values.get('title')}")
+    return event
+
+
+def _input(call: Call, given: Json | None) -> Json | None:
+    """The job's input with the uploaded files at the end of its files."""
+    if not call.params.uploads:
+        return given
+    owner = call.known.id if call.known is not None else "magic"
+    uploaded = [file_record(upload, owner, call.now) for upload in call.params.uploads]
+    given = given or {}
+    return given | {"files": [*given.get("files", []), *uploaded]}
+
+
+async def _launched(call: Call, command: RunEvent) -> str:
+    gateway = call.gateway
+    definitions = gateway.views.definitions
+    event = str(command.event["id"])
+
+    def decide() -> Decision:
+        if gateway.stopping.is_set():
+            raise event_rule("The server is shutting down.")
+        most = gateway.settings.max_jobs_per_min
+        if most and gateway.views.launched_since(call.now - _MINUTE) >= most:
+            raise event_rule(f"Global jobs per minute limit has been reached ({most}/min).")
+        made_of = definitions.made_of(event, overrides=command.overrides)
+        made = definitions.made(made_of)
+        if made is None or not made_of.event:
+            raise event_rule(f"Event not found: {event}")
+        return Decision(decide_run(command, definitions, made, made_of, call.now))
+
+    recorded = await gateway.submit(call, decide)
+    assert isinstance(recorded.fact, JobRequested)
+    return recorded.fact.job
+
+
+# --- magic links -------------------------------------------------------------------------------
+
+
+@api.endpoint(
+    "magic",
+    "Run the event behind a magic link: /api/app/magic/v1/KEY, /wait may follow.",
+    parse=_launch,
+    open=True,
+    tails=2,
+    body_wins=True,
+    uploads=True,
+    method="GET",
+    fields={"(any)": "string, becomes a parameter of the job"},
+)
+async def magic(call: Call, values: Json) -> Payload:
+    """api.md 7.2."""
+    if not call.tail or (len(call.tail) == 2 and call.tail[1] != "wait"):
+        raise BadRequest("The link is not valid.")
+    event = _event_behind(call, call.tail[0])
+    if event is None:
+        raise BadRequest("The link is not valid.")
+    command = RunEvent(
+        by=None,
+        actor=Actor(type="magic", id=str(event["id"]), address=call.address),
+        event=event,
+        job=call.gateway.new_id("j", call.now),
+        overrides={"params": _magic_params(call.params)},
+        input=_input(call, values.get("input")),
+    )
+    job = await _launched(call, command)
+    if len(call.tail) == 2:
+        return {"job": await waiting.end_of(call, job)}
+    token = stream_token(call.gateway.secret, job)
+    return {"description": "The job was launched.", "id": job, "stream": token}
+
+
+def _event_behind(call: Call, key: str) -> Json | None:
+    """The event with an enabled magic trigger for this key."""
+    found = None
+    for id, version in call.gateway.views.definitions.events.items():
+        for trigger in version.record.get("triggers") or []:
+            is_magic = trigger.get("type") == "magic" and trigger.get("enabled")
+            if is_magic and trigger.get("token") == magic_token(key, id):
+                found = version.record
+    return found
+
+
+def _magic_params(params: Params) -> Json:
+    """All that was sent, as overrides of the job's params."""
+    values = dict(params.values)
+    if isinstance(text := values.pop("json", None), str):
+        values |= _json_object(text)
+    values.pop("input", None)
+    for name in values:
+        if name.startswith(OVERRIDE):
+            raise BadRequest(f"Parameter '{name}' is reserved.")
+    return values

@@ -1,0 +1,204 @@
+"""Searching what is over and seeing what is to come (api.md 8.5, 8.7)."""
+
+from dataclasses import dataclass
+
+from domain.errors import RuleBroken
+from domain.facts import Json
+from domain.ids import check_id
+from domain.upcoming import upcoming
+from projections.revisions import REVISION_TYPES
+from projections.search import Calendar
+from services.gateway import jobs
+from services.gateway.endpoint import Call, Routes
+from services.gateway.params import Order, Page, Params, order, page
+from services.gateway.replies import Payload, Rows, encode
+
+api = Routes("Search")
+
+_HOUR = 3600
+_MOST_UPCOMING = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is looked for, and which part of what is found."""
+
+    query: str
+    part: Page
+    sorting: Order
+
+    @property
+    def limit(self) -> int:
+        """How many rows at most."""
+        return self.part.limit or 0
+
+    @property
+    def direction(self) -> int:
+        """1 upwards, -1 downwards."""
+        return -1 if self.sorting.descending else 1
+
+
+def _search(params: Params) -> Search:
+    return Search(params.text("query") or "*", page(params, 1), order(params, "_id", -1))
+
+
+def _calendar(call: Call) -> Calendar:
+    return Calendar(call.now, call.gateway.settings.timezone)
+
+
+SEARCH_FIELDS = {
+    "query": "string, default *",
+    "offset": "integer",
+    "limit": "integer, default 1",
+    "sort_by": "string",
+    "sort_dir": "integer, 1 or -1",
+}
+
+
+def _job_search(params: Params) -> tuple[Search, bool, list[str] | None]:
+    select = params.values.get("select")
+    if isinstance(select, str):
+        select = [name.strip() for name in select.split(",") if name.strip()]
+    return _search(params), params.flag("verbose"), select if isinstance(select, list) else None
+
+
+@api.endpoint(
+    "search_jobs",
+    "Search the finished jobs: `event:ID tags:_error date:today ...`.",
+    parse=_job_search,
+    fields=SEARCH_FIELDS | {"verbose": "boolean", "select": "array, of job keys"},
+)
+async def search_jobs(call: Call, asked: tuple[Search, bool, list[str] | None]) -> Payload:
+    """api.md 8.5."""
+    search, verbose, select = asked
+    caller = call.caller
+    found = await call.gateway.views.history(
+        lambda history: history.search(
+            search.query,
+            _calendar(call),
+            offset=search.part.offset,
+            limit=search.limit,
+            sort_by=search.sorting.key,
+            sort_dir=search.direction,
+            verbose=verbose or select is not None,
+            categories=None if caller.admin else caller.categories,
+            groups=None if caller.admin else caller.groups,
+        )
+    )
+    rows = jobs.shown_rows(found.rows, select)
+    return Rows(rows, found.length)
+
+
+@api.endpoint(
+    "search_activity",
+    "Search the activity log (administrators).",
+    parse=_search,
+    privilege="admin",
+    fields=SEARCH_FIELDS,
+)
+async def search_activity(call: Call, search: Search) -> Payload:
+    """api.md 8.5."""
+    found = await call.gateway.views.history(
+        lambda history: history.revisions.search_activity(
+            search.query,
+            _calendar(call),
+            offset=search.part.offset,
+            limit=search.limit,
+            sort_dir=search.direction,
+        )
+    )
+    return Rows([row.encode() for row in found.rows], found.length)
+
+
+def _revision_search(params: Params) -> tuple[str, Search]:
+    type = params.text("type") or ""
+    if type not in REVISION_TYPES:
+        raise RuleBroken("search", f"There are no revisions of '{type}'.")
+    return type, _search(params)
+
+
+@api.endpoint(
+    "search_revision_history",
+    "Search the revisions of events and supporting records.",
+    parse=_revision_search,
+    fields={"type": "string!, " + ", ".join(REVISION_TYPES)} | SEARCH_FIELDS,
+)
+async def search_revision_history(call: Call, asked: tuple[str, Search]) -> Payload:
+    """api.md 8.5: for callers without limits; others get an empty list."""
+    type, search = asked
+    if not call.caller.unlimited:
+        return Rows([], 0)
+    found = await call.gateway.views.history(
+        lambda history: history.revisions.search_revisions(
+            type,
+            search.query,
+            _calendar(call),
+            offset=search.part.offset,
+            limit=search.limit,
+            sort_dir=search.direction,
+        )
+    )
+    return Rows([row.encode() for row in found.rows], found.length)
+
+
+def _upcoming(params: Params) -> tuple[str | None, int, int]:
+    event = params.values.get("event")
+    hours = params.integer("hours", 24, minimum=1, maximum=168)
+    limit = params.integer("limit", 100, minimum=1, maximum=_MOST_UPCOMING)
+    return None if event is None else check_id(event, "event"), hours, limit
+
+
+@api.endpoint(
+    "get_upcoming_jobs",
+    "Preview the launches of the next hours.",
+    parse=_upcoming,
+    fields={
+        "event": "string",
+        "hours": "integer, 1 to 168, default 24",
+        "limit": "integer, default 100, at most 1000",
+    },
+)
+async def get_upcoming_jobs(call: Call, asked: tuple[str | None, int, int]) -> Payload:
+    """api.md 8.7."""
+    wanted, hours, limit = asked
+    definitions = call.gateway.views.definitions
+    rows: list[Json] = []
+    for id, version in definitions.events.items() if definitions.scheduling else ():
+        if (wanted is None or id == wanted) and _may_launch(call, version.record):
+            rows += _rows_of(call, id, version.record, hours, limit)
+    rows.sort(key=lambda row: (row["when"], row["event"]))
+    return Rows([encode(row) for row in rows[:limit]], len(rows))
+
+
+def _may_launch(call: Call, event: Json) -> bool:
+    """Whether the event can launch at all and the caller may see it."""
+    known = call.gateway.views.definitions
+    category = known.record("category", str(event.get("category")))
+    plugin = known.record("plugin", str(event.get("plugin")))
+    enabled = bool(
+        event.get("enabled")
+        and category
+        and category.get("enabled", True)
+        and plugin
+        and plugin.get("enabled", True)
+    )
+    return enabled and call.caller.may_see(event.get("category"), event.get("targets"))
+
+
+def _rows_of(call: Call, id: str, event: Json, hours: int, limit: int) -> list[Json]:
+    views, settings = call.gateway.views, call.gateway.settings
+    config = views.definitions.config
+    state = views.states.states.get(id)
+    head = {"event": id, "title": event.get("title"), "category": event.get("category")}
+    return [
+        head | row
+        for row in upcoming(
+            event.get("triggers") or [],
+            call.now,
+            call.now + hours * _HOUR,
+            nth=state.nth if state is not None else None,
+            default_zone=config.get("timezone") or settings.timezone,
+            dst_policy=config.get("dst_policy") or settings.dst_policy,
+            limit=limit,
+        )
+    ]

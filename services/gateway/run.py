@@ -1,0 +1,140 @@
+"""The gateway as a service: ledger, views and HTTP server, started and stopped together.
+
+It answers as soon as it has a port, with `db` until the views are folded. Whatever ends one of
+its parts ends the service; whoever started it starts it again.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+
+from domain.facts import Json, LedgerFounded
+from services import logs
+from services.errors import StartupError
+from services.gateway.app import create_app
+from services.gateway.gateway import Gateway
+from services.gateway.live import SUBJECT
+from services.ledger.connection import Ledger
+from services.ledger.live import listen
+from services.ledger.secrets import server_secret
+from services.settings import Settings
+
+# Idle connections are kept this long, in seconds: new ones cost more than they hold (design.md 4).
+KEEP_ALIVE = 75
+# Open requests get this long to end when the service stops.
+GRACE = 1
+_BACKLOG = 2048
+
+log = logs.logger("gateway")
+
+
+async def run_gateway(settings: Settings) -> None:
+    """Serve the API until cancelled.
+
+    `settings.nats` is the URL of NATS; the ledger must have been founded. Raises StartupError
+    with one sentence, LedgerError.
+    """
+    secret = server_secret(settings.data_dir)
+    with _listening(settings.host, settings.port) as listener:
+        async with (
+            Ledger.open(settings.nats_url, name="gateway") as ledger,
+            _gateway(settings, ledger, secret) as gateway,
+        ):
+            await _serve(gateway, listener)
+
+
+@contextlib.asynccontextmanager
+async def _gateway(settings: Settings, ledger: Ledger, secret: bytes) -> AsyncIterator[Gateway]:
+    """A gateway with its history open, hearing the runners' heartbeats."""
+    gateway = Gateway(settings, ledger, secret)
+    founded = await ledger.get(1)
+    if founded is None or not isinstance(founded.fact, LedgerFounded):
+        raise StartupError("The ledger is not founded yet: start it with `jobledger up`.")
+    path = settings.data_dir / "gateway" / f"history-{settings.port}.sqlite"
+    gateway.views.open_history(path, founded.fact.ledger, await ledger.end())
+
+    async def heard(beat: Json) -> None:
+        gateway.live.heard(beat)
+
+    await listen(ledger, SUBJECT, heard)
+    try:
+        yield gateway
+    finally:
+        await gateway.views.close()
+
+
+async def _serve(gateway: Gateway, listener: socket.socket) -> None:
+    """Until cancelled, or until a part of the gateway fails, which is raised."""
+    server = _Server(
+        uvicorn.Config(
+            create_app(gateway),
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=GRACE,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    following = asyncio.create_task(gateway.follower.run())
+    ready = asyncio.create_task(_announce(gateway))
+    try:
+        await asyncio.wait(
+            {serving, following, gateway.views.history_failed},
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        for part in (following, gateway.views.history_failed, serving):
+            if part.done():
+                part.result()
+    finally:
+        gateway.stopping.set()
+        gateway.wake_all()
+        server.should_exit = True
+        ready.cancel()
+        await asyncio.wait({serving})
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+
+
+async def _announce(gateway: Gateway) -> None:
+    await gateway.follower.caught_up.wait()
+    log.info(
+        "The API is ready",
+        action="gateway_ready",
+        host=gateway.settings.host,
+        port=gateway.settings.port,
+        sequence=gateway.follower.position,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers: stopping is the caller's business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket; StartupError if the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise StartupError(
+                f"Port {port} on {host} cannot be used ({error.strerror or error}): "
+                "choose another with --port."
+            ) from error
+        listener.setblocking(False)
+        yield listener

@@ -1,0 +1,85 @@
+"""Server-sent events: a stream of updates to one client (api.md 4.11).
+
+The stream is pulled, never pushed: what a client is told is computed when its connection can
+take it, so nothing piles up behind a slow one, and one that takes nothing for too long is
+dropped. Knows nothing of jobs.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from litestar.types import HTTPScope, Receive, Send
+
+from services import logs
+from services.gateway.replies import dumps
+
+# A client that takes no byte for this many seconds is gone or hopelessly behind.
+PATIENCE = 20.0
+
+log = logs.logger("stream")
+
+
+@dataclass(frozen=True, slots=True)
+class EventStream:
+    """A reply that is a stream of events; an ASGI application of its own.
+
+    `name` tells in the log what is streamed.
+    """
+
+    events: AsyncIterator[bytes]
+    name: str
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Send the events until they end, the client leaves, or it takes nothing any more."""
+        headers = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            (b"access-control-allow-origin", b"*"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] == "HEAD":
+            await _body(send, b"", more=False)
+            return
+        sending = asyncio.create_task(self._send_all(send))
+        leaving = asyncio.create_task(_client_left(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                await sending
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+                    await task
+
+    async def _send_all(self, send: Send) -> None:
+        try:
+            async for event in self.events:
+                async with asyncio.timeout(PATIENCE):
+                    await _body(send, event, more=True)
+            await _body(send, b"", more=False)
+        except TimeoutError:
+            log.warning(
+                "A client takes its stream too slowly and is dropped",
+                action="stream_dropped",
+                stream=self.name,
+                reason=f"nothing was taken for {PATIENCE:g} s",
+            )
+
+
+def event(name: str, data: Any) -> bytes:
+    """One event on the wire: exactly two lines and an empty one."""
+    return f"event: {name}\ndata: {dumps(data)}\n\n".encode()
+
+
+async def _body(send: Send, data: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def _client_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,299 @@
+"""What the gateway knows: every view of the ledger, fed in order, and who waits for news.
+
+Definitions, access, fleet and live jobs are folded in memory; finished jobs and revisions by
+one writer thread in SQLite, many facts per transaction, some milliseconds later. `stored` waits
+for that. A finished job's document stays at hand here until its row is committed, an ephemeral
+one's for a minute (D15). Knows nothing of HTTP.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from domain import facts as f
+from domain.facts import Json, Recorded
+from domain.job import Job
+from projections.access import Access
+from projections.active_jobs import ActiveJobs
+from projections.definitions import Definitions
+from projections.event_state import EventStates
+from projections.fleet import Fleet
+from projections.history import History
+from projections.job_activity import JobActivity
+from projections.job_view import document
+from projections.store import condemn, open_reader, open_store
+from services.errors import StartupError
+
+# An ephemeral job leaves no row; those who wait for its end still get it (api.md D15).
+KEPT_FOR = 120.0
+# Facts per transaction: more would only make readers wait longer.
+_BATCH = 5000
+_READERS = 2
+# Seconds between two looks at what may be forgotten.
+_SWEEP = 10.0
+
+T = TypeVar("T")
+
+
+class Watch:
+    """Somebody's interest in a job, or in the answer to a request (by its sequence).
+
+    `changed` is set at every fact that concerns it.
+    """
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+
+
+class Views:
+    """All views of one gateway."""
+
+    def __init__(self, zone: str = "UTC") -> None:
+        self.position = 0
+        self.definitions = Definitions()
+        self.access = Access()
+        self.fleet = Fleet()
+        self.states = EventStates(zone)
+        self.active = ActiveJobs(self.definitions)
+        self.activity = JobActivity()
+        self.commands: dict[str, int] = {}
+        self.launches: deque[float] = deque()
+        self.answers: dict[int, Recorded] = {}
+        self.events_changed = 0
+        self._finals: dict[str, tuple[Json, int, float]] = {}
+        self._watches: dict[str, set[Watch]] = {}
+        self._history: HistoryWriter | None = None
+        self._swept = 0.0
+
+    # --- folding -----------------------------------------------------------------------------
+
+    def apply(self, recorded: Recorded) -> None:
+        """Fold one fact into every view and wake who waits for it."""
+        fact = recorded.fact
+        self.position = recorded.sequence
+        self.definitions.apply(recorded)
+        self.access.apply(recorded)
+        self.fleet.apply(recorded)
+        self.states.apply(recorded)
+        touched = self.active.apply(recorded)
+        self.activity.apply(recorded, touched)
+        final = self._fold_jobs(recorded, touched)
+        if self._history is not None:
+            self._history.add(recorded, final)
+        if isinstance(fact.cause, str) and fact.cause.startswith(REPEATABLE):
+            self._remember_command(fact.cause, recorded.sequence)
+        for job in touched:
+            self._wake(job.id)
+
+    def _fold_jobs(self, recorded: Recorded, touched: list[Job]) -> Json | None:
+        match recorded.fact:
+            case f.EventCreated() | f.EventUpdated() | f.EventDeleted():
+                self.events_changed = recorded.sequence
+            case f.JobRequested(at=at):
+                self.launches.append(at)
+                if len(self.launches) > _MOST_LAUNCHES:
+                    self.launches.popleft()
+            case f.JobCompleted(at=at) if touched:
+                return self._final(touched[0], recorded.sequence, at)
+            case f.QueueFlushed(cause=int(request)):
+                self.answers[request] = recorded
+                for job in touched:
+                    self.activity.forget(job.id)
+                if len(self.answers) > _MOST_ANSWERS:
+                    del self.answers[next(iter(self.answers))]
+                self._wake(str(request))
+            case f.JobTagged(job=id) | f.JobUpdated(job=id) | f.JobDeleted(job=id):
+                self._finals.pop(id, None)
+            case _:
+                pass
+        return None
+
+    def _final(self, job: Job, sequence: int, at: float) -> Json | None:
+        """The document of a job that just became final, unless it is stored already."""
+        lines = self.activity.of(job.id)
+        self.activity.forget(job.id)
+        if sequence <= self.history_position:
+            return None
+        server = self.fleet.servers.get(job.server) if job.server else None
+        groups = server.groups if server is not None else ()
+        final = document(job, groups=groups, activity=lines)
+        self._finals[job.id] = (final, sequence, at)
+        self._sweep(at)
+        return final
+
+    def _remember_command(self, id: str, sequence: int) -> None:
+        self.commands[id] = sequence
+        if len(self.commands) > _MOST_COMMANDS:
+            del self.commands[next(iter(self.commands))]
+
+    def _sweep(self, now: float) -> None:
+        """Forget documents that are stored."""
+        if now - self._swept < _SWEEP:
+            return
+        self._swept = now
+        stored = self._history.position if self._history is not None else 0
+        for id, (final, sequence, at) in list(self._finals.items()):
+            kept = bool(final.get("ephemeral")) and now - at < KEPT_FOR
+            if sequence <= stored and not kept:
+                del self._finals[id]
+
+    # --- waiting -----------------------------------------------------------------------------
+
+    @contextmanager
+    def watch(self, what: str) -> Iterator[Watch]:
+        """Interest in a job, or in a request, for as long as the context lasts."""
+        watch = Watch()
+        self._watches.setdefault(what, set()).add(watch)
+        try:
+            yield watch
+        finally:
+            watches = self._watches[what]
+            watches.discard(watch)
+            if not watches:
+                del self._watches[what]
+
+    def _wake(self, what: str) -> None:
+        for watch in self._watches.get(what, ()):
+            watch.changed.set()
+
+    def wake_all(self) -> None:
+        """Have everybody who waits look again."""
+        for what in list(self._watches):
+            self._wake(what)
+
+    # --- counts ------------------------------------------------------------------------------
+
+    def unfinished(self, event: str) -> int:
+        """How many jobs of an event are not finished, owed retries included."""
+        owed = sum(job.event == event for job in self.active.owed.values())
+        return len(self.active.by_event.get(event, ())) + owed
+
+    def launched_since(self, moment: float) -> int:
+        """How many jobs were requested after a moment (Unix seconds)."""
+        while self.launches and self.launches[0] <= moment:
+            self.launches.popleft()
+        return len(self.launches)
+
+    # --- finished jobs -----------------------------------------------------------------------
+
+    def open_history(self, path: Path, ledger: str, end: int) -> None:
+        """Begin to keep history in this file; facts up to its position are skipped."""
+        self._history = HistoryWriter(path, ledger, end)
+
+    @property
+    def history_failed(self) -> asyncio.Future[None]:
+        """Fails with ViewDamaged when the history file turns out to be damaged."""
+        assert self._history is not None
+        return self._history.failed
+
+    async def close(self) -> None:
+        """Write what is pending and close the file."""
+        if self._history is not None:
+            await self._history.close()
+
+    def final_at_hand(self, id: str) -> Json | None:
+        """The document of a job that just became final, if it is still kept here."""
+        kept = self._finals.get(id)
+        return kept[0] if kept is not None else None
+
+    async def history(self, ask: Callable[[History], T]) -> T:
+        """Ask the history, which has stored everything that is applied by now (D26)."""
+        assert self._history is not None
+        return await self._history.ask(ask, self.position)
+
+    @property
+    def history_position(self) -> int:
+        """The last sequence whose rows are committed."""
+        return self._history.position if self._history is not None else 0
+
+
+REPEATABLE = "key-"
+"""Command ids that come from a client's Idempotency-Key begin so."""
+
+_MOST_COMMANDS = 100_000
+_MOST_LAUNCHES = 100_000
+_MOST_ANSWERS = 1000
+
+
+class ViewDamaged(StartupError):
+    """The history file cannot be used any more; the next start rebuilds it from the ledger."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(f"The view {path} is damaged ({error}); the next start rebuilds it.")
+
+
+class HistoryWriter:
+    """The one writer of the history file, in a thread of its own, and some reading threads."""
+
+    def __init__(self, path: Path, ledger: str, end: int) -> None:
+        self._path = path
+        self._loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self._history = History(open_store(path, ledger, end))
+        self.position = self._history.position
+        self._pending: list[tuple[Recorded, Json | None]] = []
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="history-writer")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="history-reader")
+        self._local = threading.local()
+
+    def add(self, recorded: Recorded, final: Json | None) -> None:
+        """Have this fact stored soon."""
+        if recorded.sequence <= self.position:
+            return
+        self._pending.append((recorded, final))
+        if self._writing is None or self._writing.done():
+            self._writing = self._loop.create_task(self._write())
+
+    async def ask(self, ask: Callable[[History], T], upto: int) -> T:
+        """Ask in a reading thread, once everything up to `upto` is stored."""
+        if upto > self.position:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append((upto, future))
+            await future
+        return await self._loop.run_in_executor(self._readers, self._read, ask)
+
+    def _read(self, ask: Callable[[History], T]) -> T:
+        try:
+            if not hasattr(self._local, "history"):
+                self._local.history = History(open_reader(self._path))
+            return ask(self._local.history)
+        except sqlite3.DatabaseError as error:
+            self._loop.call_soon_threadsafe(self._fail, error)
+            raise
+
+    async def _write(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending[:_BATCH], self._pending[_BATCH:]
+            try:
+                await self._loop.run_in_executor(self._writer, self._history.apply_batch, batch)
+            except sqlite3.DatabaseError as error:
+                self._fail(error)
+                return
+            self.position = batch[-1][0].sequence
+            ready = [future for sequence, future in self._waiters if sequence <= self.position]
+            self._waiters = [w for w in self._waiters if w[0] > self.position]
+            for future in ready:
+                if not future.done():
+                    future.set_result(None)
+
+    def _fail(self, error: sqlite3.DatabaseError) -> None:
+        """The file is damaged: have it rebuilt at the next start, and end this one."""
+        condemn(self._path)
+        if not self.failed.done():
+            self.failed.set_exception(ViewDamaged(self._path, error))
+
+    async def close(self) -> None:
+        """Store what is pending; the threads end."""
+        if self._writing is not None:
+            await self._writing
+        self.failed.cancel()
+        self._writer.shutdown()
+        self._readers.shutdown()
