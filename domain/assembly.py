@@ -5,12 +5,18 @@ request, so a job looks the same everywhere although only its request stands on 
 Knows nothing of what happens to the job afterwards.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from domain.facts import Actor, JobRequested, Json, MadeOf
-from domain.macros import expand_params, expand_text, overrides_of
+from domain.macros import (
+    deferred_params,
+    expand_params,
+    expand_text,
+    overrides_of,
+    param_context,
+)
 from domain.plugins import default_value
 
 # Event keys that a job does not take over (data.md 6).
@@ -40,10 +46,12 @@ class JobSpec:
     """A job before it runs: its wire document and what the start decisions read from it.
 
     `job_limit` and `queue_limit` are counts, 0 = no such limit; `weight` counts against a
-    server's `maxJobs`; `retry` is the retry limit in force, if any.
+    server's `maxJobs`; `retry` is the retry limit in force, if any. `deferred` names the params
+    that stay raw until a server is chosen.
     """
 
     document: Json
+    deferred: frozenset[str]
     title: str
     revision: int
     job_limit: int
@@ -69,9 +77,10 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
     if request.input:
         document["input"] = request.input
     document |= _launch_context(made)
-    _fill_params(document, made, request)
+    deferred = _fill_params(document, made, request)
     return JobSpec(
         document=document,
+        deferred=deferred,
         title=str(made.event.get("title") or request.event),
         revision=int(made.event.get("revision") or 0),
         job_limit=_amount(first_enabled(document["limits"], "job")),
@@ -165,8 +174,29 @@ def _launch_context(made: Made) -> Json:
     }
 
 
-def _fill_params(document: Json, made: Made, request: JobRequested) -> None:
-    """Params: plugin and field defaults, the event's, the request's; then macros, overrides."""
+def on_server(spec: JobSpec, server: Json, groups: Sequence[str]) -> Json:
+    """The document once a server is chosen: params that mention it are expanded (4).
+
+    `server` is the server's record as macros see it.
+    """
+    if not spec.deferred:
+        return spec.document
+    document = dict(spec.document)
+    context = param_context(document | {"server": server, "groups": list(groups)})
+    fields = [str(f.get("id")) for f in _objects(document.get("fields"))]
+    params = document["params"]
+    document["params"] = expand_params(
+        params, fields, context, defer=frozenset(), only=spec.deferred
+    )
+    document.update(overrides_of({k: document["params"][k] for k in spec.deferred}))
+    return document
+
+
+def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset[str]:
+    """Params: plugin and field defaults, the event's, the request's; then macros, overrides.
+
+    Returns the names of those that wait for a server.
+    """
     fields = _objects(document.get("fields"))
     params: Json = {}
     for definition in [*_objects(made.plugin.get("params")), *fields]:
@@ -174,22 +204,19 @@ def _fill_params(document: Json, made: Made, request: JobRequested) -> None:
     asked = request.overrides.get("params")
     params |= made.event.get("params") or {}
     params |= asked if isinstance(asked, dict) else {}
-    given = document.get("input") or {}
-    context = document | {
-        "id": request.first_attempt or request.job,
-        "params": params,
-        "data": given.get("data") or {},
-        "files": given.get("files") or [],
-    }
+    first = {"id": request.first_attempt or request.job, "params": params}
+    context = param_context(document | first)
     field_ids = [str(f.get("id")) for f in fields]
+    deferred = deferred_params(params, field_ids, DEFERRED)
     params = expand_params(params, field_ids, context, defer=DEFERRED)
     document["params"] = params
     document["command"] = expand_text(document["command"], context | {"params": params})
-    document.update(overrides_of(params))
+    document.update(overrides_of({k: v for k, v in params.items() if k not in deferred}))
     for key in ("uid", "gid"):
         locked = any(d.get("id") == key and d.get("locked") for d in _plugin_params(made))
         if locked and params.get(key):
             document[key] = params[key]
+    return deferred
 
 
 def _plugin_params(made: Made) -> list[Json]:
