@@ -7,7 +7,15 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from domain.checks import check_object, check_text, check_title, check_word, is_number, objects
+from domain.checks import (
+    check_object,
+    check_text,
+    check_title,
+    check_word,
+    is_number,
+    is_url,
+    objects,
+)
 from domain.checks import strings as string_list
 from domain.errors import BadRequest
 from domain.facts import Json
@@ -21,7 +29,6 @@ _SAVED_CONDITION = re.compile(
     r"start|complete|success|error|user|warning|critical|abort|tag:\w+|alert_new|alert_cleared",
     re.ASCII,
 )
-_URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _SYNC = ("data", "files", "data_and_files")
 
 
@@ -72,7 +79,7 @@ def _check_web_hook(action: Json, known: Known) -> None:
     check_text(action, "text")
     url = action.get("url")
     if url and not action.get("web_hook"):
-        if not isinstance(url, str) or _URL.fullmatch(url) is None:
+        if not is_url(url):
             raise BadRequest("'url' must be an http or https address.")
         return
     check_word(action.get("web_hook"), "web_hook")

@@ -5,7 +5,6 @@ returns one fact with the whole record. Must not know jobs or which servers are 
 passed in.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +22,7 @@ from domain.checks import (
     cleaned,
     is_number,
     is_one_of,
+    is_url,
     objects,
     require,
     strings,
@@ -59,7 +59,6 @@ CONFIG_ID = "config"
 
 _SERVER_KEYS = ("title", "enabled", "icon", "groups", "autoGroup", "maxJobs", "userData")
 _SET_BY_SERVER = SERVER_SET | {"id"}
-_URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -318,8 +317,7 @@ def _check_role(record: Json, known: Known) -> None:
 
 def _check_web_hook(record: Json, known: Known) -> None:
     _check_common(record)
-    url = record.get("url")
-    if not isinstance(url, str) or _URL.fullmatch(url) is None:
+    if not is_url(record.get("url")):
         raise BadRequest("Parameter 'url' must be an http or https address.")
     if not is_one_of(record.get("method"), _METHODS):
         raise BadRequest("Parameter 'method' must be an HTTP method.")

@@ -23,6 +23,7 @@ SERVER_SET = frozenset({"username", "created", "modified", "revision"})
 _ICON = re.compile(r"[\w\-]+", re.ASCII)
 _WORD = re.compile(r"\w+", re.ASCII)
 _ANGLE = re.compile(r"[<>]")
+_URL = re.compile(r"https?://\S.*", re.IGNORECASE)
 
 
 def check_keys(fields: Json) -> None:
@@ -82,6 +83,11 @@ def check_word(value: object, name: str) -> str:
     if not isinstance(value, str) or not is_word(value):
         raise BadRequest(f"Parameter '{name}' must be an id of word characters.")
     return value
+
+
+def is_url(value: object) -> bool:
+    """Whether a value is an http or https address; macros in it may hold blanks."""
+    return isinstance(value, str) and _URL.fullmatch(value) is not None
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
