@@ -1,0 +1,70 @@
+"""What becomes of the orders that an earlier runner left in the spool (design.md 7).
+
+Each is decided once, at the start: go on with the process, report how it ended, or start it
+now. A process is known by pid and start time under the same kernel boot; where the earlier
+runner died between starting it and writing that down, by the wrapper's line in `exits` or by
+JOB_ID in its environment.
+"""
+
+import asyncio
+
+from services.logs import logger
+from services.runner import procfs
+from services.runner.running import Run
+from services.runner.spool import Entry, Exit, Phase, Spool
+
+# A wrapper writes its first line within milliseconds of its start.
+BEGIN_WAIT = 1.0
+
+log = logger("adoption")
+
+
+def adopt(run: Run, spool: Spool, exits: dict[int, Exit]) -> None:
+    """Let the run go on from where its entry says; the work itself happens in its own task."""
+    entry = run.entry
+    seen = exits.get(entry.order)
+    log.info("An order is left from before", action="order_found", job=entry.job, at=entry.phase)
+    if entry.report is not None or entry.phase is Phase.ENDED:
+        run.later(run.conclude_again())
+    elif entry.phase is Phase.ORDERED:
+        run.decide_to_start()
+    elif seen is not None and seen.status is not None:
+        run.later(run.conclude_unseen(seen.status))
+    elif entry.machine != spool.machine:
+        run.later(run.conclude_unseen(None))
+    else:
+        run.undecided = True
+        run.later(_find_process(run, spool, seen))
+
+
+async def _find_process(run: Run, spool: Spool, seen: Exit | None) -> None:
+    """The process may run, may have ended unseen, or may never have been started."""
+    entry = run.entry
+    if entry.phase is Phase.STARTED:
+        if not await run.adopt(entry.pid, entry.start_ticks):
+            await run.conclude_unseen(_status(spool, entry))
+        return
+    if seen is None:
+        await asyncio.sleep(BEGIN_WAIT)
+        seen = spool.read_exits().get(entry.order)
+    pid = seen.pid if seen else await asyncio.to_thread(procfs.find_leader, _mark(entry))
+    if pid is None:
+        run.decide_to_start()
+        return
+    process = procfs.read_process(pid)
+    if process is None or not _is_ours(entry, pid) or not await run.adopt(pid, process.start):
+        await run.conclude_unseen(_status(spool, entry))
+
+
+def _status(spool: Spool, entry: Entry) -> int | None:
+    """What the wrapper wrote meanwhile; None if it was killed with its group."""
+    seen = spool.read_exits().get(entry.order)
+    return seen.status if seen else None
+
+
+def _mark(entry: Entry) -> bytes:
+    return f"JOB_ID={entry.job}".encode()
+
+
+def _is_ours(entry: Entry, pid: int) -> bool:
+    return procfs.has_variable(pid, _mark(entry))

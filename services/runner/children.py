@@ -1,0 +1,229 @@
+"""Starts a job's command, tells when it has ended, and ends it and what it left behind.
+
+A job's main process is a `/bin/sh` wrapper, the leader of a session of its own, that runs the
+command and writes its begin and its end to the spool's `exits`; so the status is known even if
+no runner was there to wait. While a runner lives, it waits on a pidfd. No thread per child, no
+signal handler. Knows nothing of orders, logs or NATS.
+
+Nothing ties a child to the runner's life: children go on when the runner dies.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.runner import procfs
+from services.runner.accounts import Account
+from services.runner.spool import Kill
+
+Ended = Callable[[int | None], None]
+
+_MESSAGES = 2  # the wrapper's own stderr: the shell's remarks, kept out of the job's output
+_ERR = 8
+_EXITS = 9
+
+# $0 is "JOB ORDER", $1 the working directory, the rest the command. A shell reports "killed by
+# signal N" and "exit 128+N" alike; only for the former it prints a remark, so the wrapper then
+# dies by the same signal. The command runs in a subshell of its own so that the remark does not
+# go to the job's stderr.
+WRAPPER = f"""\
+echo "begin $0 $$" >&{_EXITS}
+cd "$1" || exit 126
+shift
+(exec "$@" 2>&{_ERR} {_ERR}>&- {_EXITS}>&-)
+s=$?
+if [ $s -gt 128 ] && [ -s /proc/self/fd/{_MESSAGES} ]; then
+  echo "end $0 -$((s - 128))" >&{_EXITS}
+  ulimit -c 0
+  kill -$((s - 128)) $$
+fi
+echo "end $0 $s" >&{_EXITS}
+exit $s
+"""
+SHELL = "/bin/sh"
+_ALL_SIGNALS = tuple(range(1, 32))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run: an argument list whose first entry is an absolute path.
+
+    `account` is None for the runner's own account.
+    """
+
+    argv: list[str]
+    env: Mapping[str, str]
+    cwd: Path
+    account: Account | None = None
+
+
+def start(command: Command, tag: str, stdin: bytes, out: int, err: int, exits: int) -> int:
+    """Start a command in its own session; returns the wrapper's pid, which is the session.
+
+    `tag` is "JOB ORDER"; `out`, `err` and `exits` are open descriptors. `stdin` never touches a
+    disk. Raises OSError if the process cannot be made.
+    """
+    given = _memory_file("stdin", stdin)
+    remarks = _memory_file("remarks", b"")
+    targets = {0: given, 1: out, _MESSAGES: remarks, _ERR: err, _EXITS: exits}
+    try:
+        if command.account is None:
+            return _spawn(command, tag, targets)
+        return _spawn_as(command, command.account, tag, targets)
+    finally:
+        os.close(given)
+        os.close(remarks)
+
+
+def _spawn(command: Command, tag: str, targets: Mapping[int, int]) -> int:
+    argv = [SHELL, "-c", WRAPPER, tag, str(command.cwd), *command.argv]
+    return os.posix_spawn(
+        SHELL,
+        argv,
+        command.env,
+        file_actions=[(os.POSIX_SPAWN_DUP2, source, number) for number, source in targets.items()],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=_ALL_SIGNALS,
+    )
+
+
+def _spawn_as(command: Command, account: Account, tag: str, targets: Mapping[int, int]) -> int:
+    """As `_spawn`, under another account, for which posix_spawn has no means."""
+    argv = [SHELL, "-c", WRAPPER, tag, ".", *command.argv]
+    above = max(*targets.values(), *targets) + 1
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        for number, source in list(_high(targets, above)):
+            os.dup2(source, number)
+        for name in _ALL_SIGNALS:
+            with contextlib.suppress(OSError):
+                signal.signal(name, signal.SIG_DFL)
+        os.chdir(command.cwd)
+        os.setgroups(account.groups)
+        os.setgid(account.gid)
+        os.setuid(account.uid)
+        os.execve(SHELL, argv, dict(command.env))  # noqa: S606
+    finally:
+        os._exit(126)
+
+
+def _high(targets: Mapping[int, int], above: int) -> Iterable[tuple[int, int]]:
+    """The targets with sources moved out of the way of the numbers they go to."""
+    for number, source in targets.items():
+        yield number, os.dup2(source, above + number, inheritable=False)
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    descriptor = os.memfd_create(name)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+class Child:
+    """A running main process, started here or adopted. `start` is in clock ticks since boot."""
+
+    def __init__(self, pid: int, start: int, pidfd: int, *, own: bool) -> None:
+        self.pid = pid
+        self.start = start
+        self._own = own
+        self._pidfd = pidfd
+
+    @classmethod
+    def started(cls, pid: int) -> "Child":
+        """A process that this runner has just started."""
+        pidfd = os.pidfd_open(pid)
+        process = procfs.read_process(pid)
+        return cls(pid, process.start if process else 0, pidfd, own=True)
+
+    @classmethod
+    def adopted(cls, pid: int, start: int) -> "Child | None":
+        """A process that an earlier runner started; None if it is gone."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        if not procfs.is_alive(pid, start):
+            os.close(pidfd)
+            return None
+        return cls(pid, start, pidfd, own=False)
+
+    def watch(self, ended: Ended) -> None:
+        """Call `ended` once, with the exit status or -N for signal N, when the process is over.
+
+        The status of an adopted process is None here: its wrapper wrote it to `exits`.
+        """
+        asyncio.get_running_loop().add_reader(self._pidfd, self._on_end, ended)
+
+    def _on_end(self, ended: Ended) -> None:
+        status = self._wait() if self._own else None
+        self.forget()
+        ended(status)
+
+    def _wait(self) -> int | None:
+        try:
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except ChildProcessError:
+            return None
+        if result is None:
+            return None
+        if result.si_code == os.CLD_EXITED:
+            return result.si_status
+        return -result.si_status
+
+    def forget(self) -> None:
+        """Stop watching; the process goes on. Fine to call twice."""
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def signal(self, number: signal.Signals, kill: Kill) -> None:
+        """Send a signal as the kill policy says: to nobody, to the command, or to the session.
+
+        The wrapper itself gets SIGKILL only: it lives as long as its command.
+        """
+        if kill == "none":
+            return
+        sessions = procfs.by_session({self.pid})[self.pid]
+        family = [p.pid for p in sessions if p.pid != self.pid]
+        if kill == "parent":
+            family = [p.pid for p in sessions if p.parent == self.pid]
+        for pid in family:
+            send(pid, number)
+        if number is signal.SIGKILL and (kill == "all" or not family):
+            send(self.pid, number)
+
+
+def has_group(session: int) -> bool:
+    """Whether processes remain in the group of an ended session leader; one system call."""
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Signal a process that may be gone or may belong to somebody else."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as allowed: three per job are needed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,214 @@
+"""From a launch to a command line, a script file and the line on the child's standard input.
+
+Follows plugins.md 3, 5 and 9. Touches only the job's own working directory and script file; it
+starts nothing.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from domain.facts import Json
+from services.runner.accounts import Account, account_of, own_account
+from services.runner.children import SHELL, Command
+from services.runner.environment import VERSION, environment
+from services.runner.errors import CannotStart
+from services.runner.launches import Launch
+from services.runner.spool import Mode, Spool
+
+BUILT_IN = {
+    "test-plugin": "testplug.py",
+    "http-plugin": "httpplug.py",
+    "docker-plugin": "docker.py",
+}
+SHELL_PLUGIN = "shell-plugin"
+_PLUGINS = Path(__file__).parent / "plugins"
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))", re.ASCII)
+_SHEBANG = re.compile(rb"#![ \t]*([^\s]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that `children.start` needs; `remarks` are lines for the job's activity."""
+
+    command: Command
+    stdin: bytes
+    remarks: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What is the same for all jobs of this runner. `env` is what jobs inherit."""
+
+    server: str
+    hostname: str
+    base_url: str
+    env: Mapping[str, str]
+
+
+def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
+    """Make the working directory and the script file; say what to run.
+
+    Raises CannotStart with the text for the job's description, OSError if a disk fails.
+    """
+    document = launch.spec.document
+    job = str(document["id"])
+    account = job_account(document)
+    work = working_directory(spool.work(job), account)
+    job_log = str(spool.output(job, "out"))
+    variables = environment(
+        host.env,
+        document,
+        secrets=launch.secrets,
+        account=account or own_account(),
+        job_log=job_log,
+        cwd=str(work),
+        base_url=host.base_url,
+    )
+    script = _script_text(launch)
+    path = _write_script(spool.script(job), script, account) if script is not None else None
+    argv = _argv(document, path, variables.variables)
+    request = _request(launch, host, cwd=str(work), job_log=job_log)
+    return Prepared(
+        command=Command(argv, variables.variables, work, account),
+        stdin=request,
+        remarks=variables.remarks,
+    )
+
+
+def mode_of(launch: Launch) -> Mode:
+    """How the job is to be treated while it runs (plugins.md 9.1, execution.md 11)."""
+    document = launch.spec.document
+    params = document.get("params") or {}
+    remote = bool(document.get("runner"))
+    kill = document.get("kill")
+    return Mode(
+        shell=_built_in(document) == SHELL_PLUGIN,
+        annotate=bool(params.get("annotate")),
+        passes=bool(params.get("pass")),
+        # Work that runs elsewhere is told through its local client.
+        kill=kill if kill in ("none", "parent", "all") and not remote else "parent",
+        sampled=not remote,
+        may_update=bool(launch.plugin.get("may_update_event")),
+    )
+
+
+def job_account(document: Json) -> Account | None:
+    """The account a job runs under, None for the runner's own; raises CannotStart."""
+    return account_of(document.get("uid") or "", document.get("gid") or "")
+
+
+def _built_in(document: Json) -> str | None:
+    """The name in `[name]`, which stands for a built-in runner."""
+    first = str(document.get("command") or "").partition(" ")[0]
+    return first[1:-1] if first.startswith("[") and first.endswith("]") else None
+
+
+def working_directory(path: Path, account: Account | None) -> Path:
+    """The job's own directory, made if it is not there yet."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    if account is not None:
+        os.chown(path, account.uid, account.gid)
+    return path
+
+
+def _script_text(launch: Launch) -> str | None:
+    """The script that becomes a file: the shell plugin's param, or the plugin's own."""
+    if _built_in(launch.spec.document) == SHELL_PLUGIN:
+        return str((launch.spec.document.get("params") or {}).get("script") or "")
+    script = launch.plugin.get("script")
+    return script if isinstance(script, str) and script else None
+
+
+def _write_script(path: Path, text: str, account: Account | None) -> Path:
+    """A new file that its account may run; unix line ends."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
+    with open(descriptor, "wb") as file:
+        if account is not None:
+            os.fchown(descriptor, account.uid, account.gid)
+        file.write(text.replace("\r\n", "\n").encode("utf-8", "surrogateescape"))
+    return path
+
+
+def _argv(document: Json, script: Path | None, env: Mapping[str, str]) -> list[str]:
+    """The command line, its program as an absolute path."""
+    built_in = _built_in(document)
+    if built_in == SHELL_PLUGIN:
+        assert script is not None
+        return _run_script(script, env)
+    if built_in is not None:
+        if built_in not in BUILT_IN:
+            raise CannotStart(f"Child spawn error: There is no built-in runner [{built_in}]")
+        return [sys.executable, "-I", "-S", str(_PLUGINS / BUILT_IN[built_in])]
+    program, _, rest = str(document.get("command") or "").strip().partition(" ")
+    if not program:
+        raise CannotStart("Child spawn error: The plugin has no command")
+    try:
+        words = shlex.split(rest)
+    except ValueError as error:
+        raise CannotStart(f"Child spawn error: {error} in the plugin's command") from error
+    argv = [_program(program, env), *(_expand(word, env) for word in words)]
+    return [*argv, str(script)] if script is not None else argv
+
+
+def _run_script(script: Path, env: Mapping[str, str]) -> list[str]:
+    """The script itself; /bin/sh runs one that names no interpreter."""
+    with script.open("rb") as file:
+        shebang = _SHEBANG.match(file.read(4096))
+    if shebang is None:
+        return [SHELL, str(script)]
+    _program(os.fsdecode(shebang[1]), env)
+    return [str(script)]
+
+
+def _program(name: str, env: Mapping[str, str]) -> str:
+    found = shutil.which(name, path=env.get("PATH", os.defpath))
+    if found is not None:
+        return os.path.abspath(found)
+    if "/" in name and os.path.exists(name):
+        raise CannotStart(f"Child spawn error: Not executable: {name}")
+    raise CannotStart(f"Child spawn error: Command not found: {name}")
+
+
+def _expand(word: str, env: Mapping[str, str]) -> str:
+    """`$NAME` and `${NAME}` from the child's environment; unknown ones are empty."""
+    return _VARIABLE.sub(lambda found: env.get(found[1] or found[2], ""), word)
+
+
+def _request(launch: Launch, host: Host, *, cwd: str, job_log: str) -> bytes:
+    """The one line that the child reads (plugins.md 3)."""
+    document = launch.spec.document
+    given = document.get("input") or {}
+    request = {
+        **document,
+        "xy": 1,
+        "type": "event",
+        "state": "active",
+        "params": document.get("params") or {},
+        "input": {"data": given.get("data") or {}, "files": _visible(given.get("files"))},
+        "secrets": launch.secrets,
+        "base_url": host.base_url,
+        "server": host.server,
+        "hostname": host.hostname,
+        "cwd": cwd,
+        "log_file": job_log,
+        "temp_dir": tempfile.gettempdir(),
+        "versions": {"xyops": VERSION, "xysat": VERSION},
+        "activity": None,
+    }
+    return json.dumps(request, separators=(",", ":"), default=str).encode() + b"\n"
+
+
+def _visible(files: object) -> list[Json]:
+    """Input files as the child sees them: they lie in its working directory under their name."""
+    if not isinstance(files, list):
+        return []
+    return [{k: v for k, v in f.items() if k != "path"} for f in files if isinstance(f, dict)]

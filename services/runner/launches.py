@@ -1,0 +1,162 @@
+"""What a job is launched with: its definitions, its request, its secrets (design.md 7).
+
+The definitions of one `made_of` never change, so they are asked for once and cached. Secrets
+are asked for with each job that has any, and are neither cached nor written.
+"""
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from domain.assembly import JobSpec, Made, assemble
+from domain.facts import JobAssigned, JobRequested, Json
+from services.ledger import live
+from services.ledger.connection import LedgerUnavailable
+from services.logs import logger
+from services.runner.errors import CannotStart
+
+if TYPE_CHECKING:
+    from services.ledger.connection import Ledger
+
+CACHED = 2000
+ANSWER_WAIT = 5.0
+RETRY_WAIT = 0.25
+# How long "no secrets are assigned" is believed; an assignment changes no definition.
+BELIEVED = 10.0
+
+log = logger("launches")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Everything needed to start a job. `secrets` are variable names and values."""
+
+    spec: JobSpec
+    plugin: Json
+    secrets: Json
+
+
+@dataclass(slots=True)
+class _Cached:
+    made: Made
+    secret: bool
+    believed_until: float
+
+
+class Launches:
+    """Asks the schedulers and remembers what does not change."""
+
+    def __init__(self, ledger: "Ledger", server: str, boot: str) -> None:
+        self._ledger = ledger
+        self._subject = f"live.launch.{server}"
+        self._server = server
+        self._boot = boot
+        self._cache: OrderedDict[tuple[str, int, int, int, int], _Cached] = OrderedDict()
+
+    def at_hand(self, assigned: JobAssigned) -> Launch | None:
+        """The launch, if nothing has to be asked for."""
+        known = self._cache.get(_key(assigned))
+        if known is None or assigned.launch is None or known.secret:
+            return None
+        if (assigned.launch.get("input") or {}).get("files"):
+            return None
+        if asyncio.get_running_loop().time() > known.believed_until:
+            return None
+        return self._launch(known.made, assigned, assigned.launch, {})
+
+    async def fetch(self, order: int, assigned: JobAssigned) -> Launch:
+        """The launch, asked for until a scheduler answers.
+
+        Raises CannotStart if the answer is that there is none.
+        """
+        known = self._cache.get(_key(assigned))
+        needs = {"need_records": known is None, "need_launch": assigned.launch is None}
+        answer = _object((await self._ask_raw(self._head(order, assigned) | needs)).data)
+        if answer.get("error"):
+            raise CannotStart(f"Setup Error: {answer['error']}")
+        secrets = answer.get("secrets") or {}
+        made = known.made if known else _made(answer.get("records") or {})
+        self._remember(_key(assigned), made, bool(secrets))
+        launch = assigned.launch if assigned.launch is not None else answer.get("launch") or {}
+        return self._launch(made, assigned, launch, secrets)
+
+    async def file_parts(
+        self, order: int, assigned: JobAssigned, file: Json
+    ) -> AsyncIterator[bytes]:
+        """The bytes of an input file, part by part; an empty answer is the end.
+
+        Raises CannotStart if the schedulers do not have it.
+        """
+        offset = 0
+        while True:
+            request = self._head(order, assigned) | {"file": file.get("id"), "offset": offset}
+            answer = await self._ask_raw(request)
+            if "File-Error" in answer.headers:
+                raise CannotStart(f"Setup Error: {answer.headers['File-Error']}")
+            if "File-Size" not in answer.headers:
+                raise CannotStart(f"Setup Error: Input file not found: {file.get('filename')}")
+            if not answer.data:
+                return
+            yield answer.data
+            offset += len(answer.data)
+
+    def _head(self, order: int, assigned: JobAssigned) -> Json:
+        return {
+            "server": self._server,
+            "boot": self._boot,
+            "job": assigned.job,
+            "order": order,
+        }
+
+    def _launch(self, made: Made, assigned: JobAssigned, launch: Json, secrets: Json) -> Launch:
+        try:
+            spec = assemble(made, _request(assigned, launch))
+        except ValueError as error:
+            raise CannotStart(f"Setup Error: the launch is not readable: {error}") from error
+        return Launch(spec, made.plugin, secrets)
+
+    def _remember(self, key: tuple[str, int, int, int, int], made: Made, secret: bool) -> None:
+        believed = asyncio.get_running_loop().time() + BELIEVED
+        self._cache[key] = _Cached(made, secret, believed)
+        self._cache.move_to_end(key)
+        while len(self._cache) > CACHED:
+            self._cache.popitem(last=False)
+
+    async def _ask_raw(self, request: Json) -> live.RawAnswer:
+        while True:
+            try:
+                return await live.ask_raw(self._ledger, self._subject, request, ANSWER_WAIT)
+            except LedgerUnavailable as error:
+                log.debug("No scheduler answers yet", action="launch_waits", reason=str(error))
+                await asyncio.sleep(RETRY_WAIT)
+
+
+def _object(data: bytes) -> Json:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = None
+    return answer if isinstance(answer, dict) else {"error": "The answer is not readable."}
+
+
+def _key(assigned: JobAssigned) -> tuple[str, int, int, int, int]:
+    made = assigned.made_of
+    return (assigned.event, made.event, made.category, made.plugin, made.config)
+
+
+def _made(records: Json) -> Made:
+    return Made(
+        event=records.get("event") or {},
+        category=records.get("category") or {},
+        plugin=records.get("plugin") or {},
+        config=records.get("config") or {},
+    )
+
+
+def _request(assigned: JobAssigned, launch: Json) -> JobRequested:
+    """The JobRequested in an order or an answer; what the order says itself wins."""
+    own = {"event": assigned.event, "job": assigned.job, "made_of": assigned.made_of}
+    return JobRequested.model_validate({**launch, **own})

@@ -1,0 +1,256 @@
+"""A job's output files: read as they grow, and the job's log made of them (design.md 7).
+
+The log is a list of segments of the files in the order in which they were read, without the
+protocol's lines. The order is kept in the spool, so a runner that adopts the job reads the same
+log. Messages go to whoever asked for them (`news`); this module must not know what they mean.
+
+A job may empty its own output file (`echo x > /dev/stderr` does). What was read before is then
+kept in a side file, so it stays in the log.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from services.runner.spool import Read, Stream
+from services.runner.wire import LogSegment, LogText, Output
+
+CHUNK = 1024 * 1024
+KEPT = 256 * 1024
+"""Bytes per stream that survive being emptied by the job; of more, the length survives."""
+
+
+ERROR_HEAD = 32 * 1024
+"""Bytes of stderr that the shell plugin shows as "Error Output"."""
+
+
+class Reader(Protocol):
+    """What tells log from messages in stdout (wire.py)."""
+
+    def feed(self, chunk: bytes, offset: int) -> list[Output]:
+        """What the next bytes add."""
+
+    def finish(self) -> list[Output]:
+        """What the end of the stream adds."""
+
+
+class OutputFile:
+    """One file that grows; offsets count everything ever written, emptied or not."""
+
+    def __init__(self, path: Path, account: tuple[int, int] | None = None) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self.path = path
+        self.descriptor = os.open(path, flags, 0o600)
+        if account is not None:
+            os.fchown(self.descriptor, *account)
+        self.position = 0
+        self._base = 0
+        self._kept = bytearray()
+        self._olds: list[Path] = []
+        self._starts: list[int] = []
+        for old in sorted(path.parent.glob(f"{path.name}.*"), key=lambda p: int(p.suffix[1:])):
+            self._remember(old)
+
+    @property
+    def end(self) -> int:
+        """The offset after the last byte written so far."""
+        return self._base + os.fstat(self.descriptor).st_size
+
+    def was_emptied(self) -> bool:
+        """Whether the job has emptied the file since it was last read; what was read is kept."""
+        if self.end >= self.position:
+            return False
+        old = self.path.with_name(f"{self.path.name}.{len(self._olds) + 1}")
+        with open(old, "wb") as file:
+            file.write(self._kept)
+            file.truncate(self.position - self._base)
+        self._remember(old)
+        self.position = self._base
+        self._kept.clear()
+        return True
+
+    def next_chunk(self, upto: int) -> bytes:
+        """The next bytes after `position`, at most CHUNK of them and none beyond `upto`."""
+        chunk = self.read(self.position, min(CHUNK, upto - self.position))
+        if self.position - self._base + len(chunk) <= KEPT:
+            self._kept += chunk
+        self.position += len(chunk)
+        return chunk
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes at `offset`; fewer where the file ends or was emptied."""
+        if length <= 0:
+            return b""
+        if offset >= self._base:
+            return os.pread(self.descriptor, length, offset - self._base)
+        index = bisect_right(self._starts, offset) - 1
+        stop = self._starts[index + 1] if index + 1 < len(self._starts) else self._base
+        with self._olds[index].open("rb") as file:
+            file.seek(offset - self._starts[index])
+            return file.read(min(length, stop - offset))
+
+    def _remember(self, old: Path) -> None:
+        self._olds.append(old)
+        self._starts.append(self._base)
+        self._base += old.stat().st_size
+
+    def remove(self) -> None:
+        """Close and delete the file; fine to call twice."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+        for path in (self.path, *self._olds):
+            path.unlink(missing_ok=True)
+
+
+class JobLog:
+    """Segments in reading order; offsets count bytes of the log."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._starts: list[int] = []
+        self._segments: list[tuple[OutputFile, int, int]] = []
+
+    def add(self, file: OutputFile, offset: int, length: int) -> None:
+        """Append a stretch of a file; one that goes on where the last ended lengthens it."""
+        if length <= 0:
+            return
+        if self._segments:
+            last, start, size = self._segments[-1]
+            if last is file and start + size == offset:
+                self._segments[-1] = (file, start, size + length)
+                self.size += length
+                return
+        self._starts.append(self.size)
+        self._segments.append((file, offset, length))
+        self.size += length
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the log from `offset` on (from the end, if negative), at most `length`."""
+        if offset < 0:
+            offset = max(0, self.size + offset)
+        length = min(length, self.size - offset)
+        parts: list[bytes] = []
+        index = bisect_right(self._starts, offset) - 1
+        while length > 0:
+            file, start, size = self._segments[index]
+            skip = offset - self._starts[index]
+            part = file.read(start + skip, min(length, size - skip))
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+            if offset >= self._starts[index] + size:
+                index += 1
+        return b"".join(parts)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The whole log, piece by piece."""
+        offset = 0
+        while part := self.read(offset, CHUNK):
+            yield part
+            offset += len(part)
+
+
+class JobOutput:
+    """Both streams of one job. `noted` is told of every read, `news` of what is no log."""
+
+    def __init__(
+        self,
+        directory: Path,
+        job: str,
+        reader: Reader,
+        *,
+        news: Callable[[Output], None],
+        noted: Callable[[Stream, int, float], None],
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        self.out = OutputFile(directory / f"{job}.out", owner)
+        self.err = OutputFile(directory / f"{job}.err", owner)
+        self.log = JobLog()
+        self._texts: OutputFile | None = None
+        self._texts_path = directory / f"{job}.text"
+        self._reader = reader
+        self._news = news
+        self._noted = noted
+
+    def replay(self, reads: list[Read]) -> None:
+        """Read again what an earlier runner read, in its order."""
+        self._texts_path.unlink(missing_ok=True)
+        for read in reads:
+            file = self._file(read.stream)
+            while file.position < read.upto and (chunk := file.next_chunk(read.upto)):
+                self._take(read.stream, file, chunk)
+
+    def poll(self, now: float, upto: tuple[int, int] | None = None) -> bool:
+        """Read what has come, at most a chunk per stream; whether there may be more.
+
+        `upto` bounds the offsets in stdout and stderr: what the end of the job left there.
+        """
+        more = False
+        streams: tuple[Stream, Stream] = ("out", "err")
+        for index, stream in enumerate(streams):
+            file = self._file(stream)
+            file.was_emptied()
+            end = file.end if upto is None else min(file.end, upto[index])
+            if end <= file.position:
+                continue
+            chunk = file.next_chunk(end)
+            if not chunk:
+                continue
+            self._take(stream, file, chunk)
+            self._noted(stream, file.position, now)
+            more = more or file.position < end
+        return more
+
+    def ends(self) -> tuple[int, int]:
+        """Where both streams end now."""
+        for file in (self.out, self.err):
+            file.was_emptied()
+        return self.out.end, self.err.end
+
+    def finish(self) -> None:
+        """Nothing more will be read: a last line without line feed counts."""
+        for item in self._reader.finish():
+            self._add(self.out, item)
+
+    def error_head(self) -> bytes:
+        """The first bytes of stderr."""
+        return self.err.read(0, ERROR_HEAD)
+
+    def remove(self) -> None:
+        """Delete the files."""
+        for file in (self.out, self.err, self._texts):
+            if file is not None:
+                file.remove()
+
+    def _file(self, stream: Stream) -> OutputFile:
+        return self.out if stream == "out" else self.err
+
+    def _take(self, stream: Stream, file: OutputFile, chunk: bytes) -> None:
+        offset = file.position - len(chunk)
+        if stream == "err":
+            self.log.add(file, offset, len(chunk))
+            return
+        for item in self._reader.feed(chunk, offset):
+            self._add(file, item)
+
+    def _add(self, file: OutputFile, item: Output) -> None:
+        match item:
+            case LogSegment(offset, length):
+                self.log.add(file, offset, length)
+            case LogText(text):
+                self._add_text(text)
+            case _:
+                self._news(item)
+
+    def _add_text(self, text: bytes) -> None:
+        """Log bytes that the job did not write itself go to a file of their own."""
+        if self._texts is None:
+            self._texts = OutputFile(self._texts_path)
+        offset = self._texts.end
+        os.write(self._texts.descriptor, text)
+        self.log.add(self._texts, offset, len(text))

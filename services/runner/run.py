@@ -1,0 +1,88 @@
+"""Starts the runner of this data directory: who it is, whether it may run, and on which ledger."""
+
+import re
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from domain.ids import make_id
+from services.errors import ConfigError
+from services.ledger import live
+from services.ledger.connection import Ledger, LedgerUnavailable
+from services.ledger.errors import NotServed
+from services.ledger.founding import ledger_id
+from services.runner.procfs import machine_boot
+from services.runner.service import Identity, Runner, new_boot
+from services.runner.spool import Spool
+from services.settings import Settings
+
+SERVER_ID = re.compile(r"[a-z0-9_]{1,128}")
+# NATS, or whoever founds the ledger, may still be starting.
+LEDGER_WAIT = 60.0
+TWIN_WAIT = 1.0
+
+
+async def run_runner(
+    settings: Settings,
+    *,
+    id: str | None = None,
+    hostname: str | None = None,
+    groups: Sequence[str] = (),
+    drain: bool = False,
+) -> None:
+    """Run this machine's jobs until cancelled; jobs go on when the runner leaves.
+
+    With `drain` it takes no new jobs and returns after the last one it holds. Raises ConfigError
+    with one sentence if the id or the directory is in use or belongs to another ledger.
+    """
+    spool = Spool(settings.data_dir.resolve() / "runner", machine_boot())
+    try:
+        server = server_id(spool.directory, id)
+        name = f"runner-{server}"
+        async with Ledger.open(settings.nats_url, name=name, wait=LEDGER_WAIT) as ledger:
+            spool.belongs_to(await ledger_id(ledger, within=LEDGER_WAIT, consumer=name))
+            await refuse_twin(ledger, server)
+            runner = Runner(
+                ledger,
+                spool,
+                Identity(server, hostname or socket.gethostname(), tuple(groups), new_boot()),
+                job_env=settings.job_env,
+                base_url=f"http://{settings.host}:{settings.port}",
+                kill_timeout=settings.kill_timeout,
+                drain=drain,
+            )
+            await runner.run()
+    finally:
+        spool.close()
+
+
+def server_id(directory: Path, wanted: str | None) -> str:
+    """The id in DIR/runner/id, made or set at the first start.
+
+    Raises ConfigError for a malformed id, or one other than this directory's.
+    """
+    if wanted is not None and SERVER_ID.fullmatch(wanted) is None:
+        raise ConfigError("A server id has 1 to 128 characters of a-z, 0-9 and _.")
+    path = directory / "id"
+    known = path.read_text(encoding="ascii").strip() if path.exists() else ""
+    if known and wanted is not None and known != wanted:
+        raise ConfigError(
+            f"{directory} belongs to the server {known}: give {wanted} a --data-dir of its own."
+        )
+    chosen = known or wanted or make_id("s", time.time(), 0, secrets.token_bytes(8))
+    if not known:
+        path.write_text(chosen + "\n", encoding="ascii")
+    return chosen
+
+
+async def refuse_twin(ledger: Ledger, server: str) -> None:
+    """Raise ConfigError if a runner with this id lives: it would answer requests for logs."""
+    try:
+        await live.ask_raw(ledger, f"live.log.{server}", {"job": ""}, TWIN_WAIT)
+    except NotServed:
+        return
+    except LedgerUnavailable:
+        return  # a connection that is not closed yet, with nobody behind it
+    raise ConfigError(f"Another runner with the id {server} is alive: give this one another --id.")

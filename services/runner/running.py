@@ -1,0 +1,423 @@
+"""One order on this machine, from its arrival to its report (execution.md 1, 11, 15 to 17).
+
+`Run` owns the job's process, its output and its news, and writes each step to the spool before
+it is reported. The service tells it about aborts and hands it its processes once a second; the
+outbox delivers what it reports.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from domain.facts import Actor, Blob, JobFinished, JobFinishing, JobStarted, Json
+from domain.macros import expand_text, param_context
+from services.logs import logger
+from services.runner import children
+from services.runner.children import Child
+from services.runner.commands import Host, Prepared, mode_of, prepare
+from services.runner.errors import CannotStart
+from services.runner.inputs import fetch_inputs
+from services.runner.launches import Launch, Launches
+from services.runner.leftovers import Leftovers
+from services.runner.news import JobNews, Outcome, fold_message, live_fields
+from services.runner.outbox import Outbox
+from services.runner.output import JobOutput
+from services.runner.procfs import Process, io_bytes
+from services.runner.reporting import Store
+from services.runner.reports import shown_report
+from services.runner.results import END_UNSEEN, first_message, reader_for, result
+from services.runner.spool import Entry, Phase, Spool
+from services.runner.usage import Usage
+from services.runner.wire import Message, Output, Remark
+
+log = logger("jobs")
+
+LARGE_LOG = 1024 * 1024
+"""Bytes of log whose storing takes long enough to be shown as `finishing`."""
+SHOWN_ALWAYS = 8 * 1024
+"""Bytes of table and html that every heartbeat may carry; larger ones come with the report."""
+MAX_ACTIVITY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all runs of a runner share. `changed` asks for a heartbeat soon."""
+
+    spool: Spool
+    launches: Launches
+    outbox: Outbox
+    store: Store
+    leftovers: Leftovers
+    host: Host
+    boot: str
+    kill_timeout: float
+    changed: Callable[[], None]
+
+
+class Run:
+    """One order. `done` is called once, when its end is on the ledger."""
+
+    def __init__(self, entry: Entry, desk: Desk, done: Callable[["Run"], None]) -> None:
+        self.entry = entry
+        self.output: JobOutput | None = None
+        self.undecided = False
+        """Whether it is not known yet if an earlier runner has started the process."""
+        self._desk = desk
+        self._done = done
+        self._launch: Launch | None = None
+        self._child: Child | None = None
+        self._news = JobNews()
+        self._usage = Usage()
+        self._activity: list[Json] = []
+        self._began = time.monotonic()
+        self._updated = time.time()
+        self._task: asyncio.Task[None] | None = None
+        self._kill_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def session(self) -> int | None:
+        """The session of the job's processes, while it runs here and is to be looked at."""
+        return self._child.pid if self._child and self.entry.mode.sampled else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the job's main process runs."""
+        return self._child is not None
+
+    # --- beginning -------------------------------------------------------------------------------
+
+    def start(self, launch: Launch) -> None:
+        """Start the process; that it starts is in the spool already. Never raises."""
+        entry, desk = self.entry, self._desk
+        self._launch = launch
+        try:
+            prepared = prepare(launch, desk.spool, desk.host)
+            output = self._open(prepared)
+            self._began, at = time.monotonic(), time.time()
+            pid = children.start(
+                prepared.command,
+                f"{entry.job} {entry.order}",
+                prepared.stdin,
+                output.out.descriptor,
+                output.err.descriptor,
+                desk.spool.exits,
+            )
+        except CannotStart as error:
+            self._conclude_without_process(1, str(error))
+        except (OSError, ValueError) as error:
+            self._conclude_without_process(1, f"Child spawn error: {error}")
+        else:
+            self._watch(Child.started(pid), at)
+
+    async def fetch_and_start(self) -> None:
+        """Ask for what the order does not say, then start."""
+        entry, desk = self.entry, self._desk
+        try:
+            launch = await desk.launches.fetch(entry.order, entry.assigned)
+            await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, desk.spool)
+        except CannotStart as error:
+            self._conclude_without_process(1, str(error))
+            return
+        if entry.phase is Phase.ORDERED:
+            desk.spool.starting(entry.order, mode_of(launch))
+        self.start(launch)
+
+    def decide_to_start(self) -> None:
+        """No earlier runner has started the process: start it, or end it if it is aborted."""
+        self.undecided = False
+        if self.entry.abort is not None:
+            self._conclude_without_process("abort", self.entry.abort)
+        else:
+            self.later(self.fetch_and_start())
+
+    async def adopt(self, pid: int, start_ticks: int) -> bool:
+        """Go on with a process that an earlier runner started; False if it is over."""
+        child = Child.adopted(pid, start_ticks)
+        if child is None:
+            return False
+        await self._reopen()
+        self.undecided = False
+        self._watch(child, self.entry.started or time.time())
+        if self.entry.abort is not None:
+            self._end_process()
+        return True
+
+    async def conclude_unseen(self, status: int | None) -> None:
+        """Report a process that ended while no runner looked; None if nobody knows how."""
+        self.undecided = False
+        await self._reopen()
+        self._desk.spool.ended(self.entry.order, status, time.time())
+        await self._finish()
+
+    async def conclude_again(self) -> None:
+        """Go on with an end that an earlier runner saw but did not report."""
+        if self.entry.report is not None:
+            self._deliver(self.entry.report.model_copy(update={"boot": self._desk.boot}))
+            return
+        await self._reopen()
+        await self._finish()
+
+    def later(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do one of the above while the service goes on; a defect ends this job only."""
+        self._task = asyncio.create_task(self._guarded(work), name=f"job {self.entry.job}")
+
+    def cancel(self) -> None:
+        """Stop caring for the job, which goes on; the next runner adopts it."""
+        for handle in (self._task, self._kill_timer):
+            if handle is not None:
+                handle.cancel()
+        if self._child is not None:
+            self._child.forget()
+
+    async def _guarded(self, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except Exception as error:
+            log.exception("The runner failed a job", action="job_broke", job=self.entry.job)
+            self._report(Outcome("unknown", f"Runner error: {error}", {}), None, {})
+
+    def _open(self, prepared: Prepared | None) -> JobOutput:
+        entry, spool = self.entry, self._desk.spool
+        account = prepared.command.account if prepared else None
+        self._news.may_update_event = entry.mode.may_update
+        self.output = JobOutput(
+            spool.directory / "output",
+            entry.job,
+            reader_for(entry.mode),
+            news=self._hear,
+            noted=lambda stream, upto, at: spool.read(entry.order, stream, upto, at),
+            owner=(account.uid, account.gid) if account else None,
+        )
+        for remark in prepared.remarks if prepared else ():
+            self.note(remark)
+        first = first_message(entry.mode, self._launch.spec.document if self._launch else {})
+        if first:
+            fold_message(self._news, first)
+        return self.output
+
+    async def _reopen(self) -> None:
+        """The output as an earlier runner had read it."""
+        if self.entry.mode.passes:
+            self._launch = await self._fetched()
+        self._open(None).replay(self.entry.reads)
+
+    async def _fetched(self) -> Launch | None:
+        try:
+            return await self._desk.launches.fetch(self.entry.order, self.entry.assigned)
+        except CannotStart:
+            return None
+
+    def _watch(self, child: Child, at: float) -> None:
+        entry, desk = self.entry, self._desk
+        self._child = child
+        if entry.phase is not Phase.STARTED:
+            desk.spool.started(entry.order, child.pid, child.start, at)
+        if not entry.told:
+            self._tell_start()
+        child.watch(self._on_end)
+
+    def _tell_start(self) -> None:
+        entry = self.entry
+        fact = JobStarted(
+            **self._head(entry.started),
+            pid=entry.pid,
+            started=entry.started,
+            cwd=str(self._desk.spool.work(entry.job)),
+        )
+        self._desk.outbox.put(entry.order, f"{entry.order}-started", fact, self._told)
+
+    def _told(self) -> None:
+        if self.entry.order in self._desk.spool.entries:
+            self._desk.spool.told(self.entry.order)
+
+    # --- while it runs ---------------------------------------------------------------------------
+
+    def poll(self, now: float) -> bool:
+        """Read what the job has written, in bounded steps; whether more is waiting."""
+        return self.running and self.output is not None and self.output.poll(now)
+
+    def look(self, found: list[Process], now: float) -> None:
+        """Take in the job's processes, as seen at `now` (monotonic seconds)."""
+        io = {process.pid: io_bytes(process.pid) for process in found}
+        self._usage.look(found, io, now)
+
+    def abort(self, reason: str) -> None:
+        """End the job: at once if it has not started, by signals if it runs."""
+        entry = self.entry
+        if entry.abort is not None or entry.phase is Phase.ENDED or entry.report is not None:
+            return
+        self._desk.spool.abort(entry.order, reason)
+        self._news.close()
+        if self._child is not None:
+            self._end_process()
+        elif not self.undecided:
+            if self._task is not None:
+                self._task.cancel()
+            self._conclude_without_process("abort", reason)
+
+    def _end_process(self) -> None:
+        assert self._child is not None
+        kill = self.entry.mode.kill
+        if kill == "none":
+            self._child.forget()
+            self._on_end(None)
+            return
+        self._child.signal(signal.SIGTERM, kill)
+        loop = asyncio.get_running_loop()
+        self._kill_timer = loop.call_later(self._desk.kill_timeout, self._kill_now)
+
+    def _kill_now(self) -> None:
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL, self.entry.mode.kill)
+
+    def note(self, text: str) -> None:
+        """A line for the job's activity."""
+        if len(self._activity) < MAX_ACTIVITY:
+            server = self._desk.host.server
+            self._activity.append({"epoch": time.time(), "msg": text, "server": server})
+
+    def _hear(self, item: Output) -> None:
+        match item:
+            case Message(fields):
+                for warning in fold_message(self._news, fields):
+                    self.note(warning)
+                self._updated = time.time()
+                self._desk.changed()
+            case Remark(text):
+                self.note(text)
+            case _:
+                return
+
+    def telemetry(self) -> Json:
+        """What a heartbeat tells about the job (execution.md 15)."""
+        entry = self.entry
+        shown = live_fields(self._news)
+        size = sum(len(str(shown.get(key, ""))) for key in ("table", "html", "markdown", "text"))
+        if size > SHOWN_ALWAYS:
+            shown = {k: v for k, v in shown.items() if k in ("progress", "status", "label", "perf")}
+        return {
+            "progress": 0.0,
+            **shown_report(shown, self._expand),
+            "order": entry.order,
+            "pid": entry.pid,
+            "updated": self._updated,
+            "log_size": self.output.log.size if self.output else 0,
+            "cpu": self._usage.cpu.as_json(),
+            "mem": self._usage.mem.as_json(),
+            "procs": self._usage.procs(),
+        }
+
+    def _expand(self, text: str) -> str:
+        document = self._launch.spec.document if self._launch else {"id": self.entry.job}
+        return expand_text(text, param_context(document))
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _on_end(self, status: int | None) -> None:
+        """The main process is over; its output is read to what is there now."""
+        entry, desk = self.entry, self._desk
+        assert self._child is not None
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        if status is None and entry.abort is None:
+            seen = desk.spool.read_exits().get(entry.order)
+            status = seen.status if seen else None
+        if entry.mode.kill != "none":
+            desk.leftovers.add(self._child.pid, time.monotonic())
+        self._child = None
+        elapsed = time.monotonic() - self._began
+        desk.spool.ended(entry.order, status, max(entry.started + elapsed, entry.started))
+        self.later(self._finish())
+
+    def _conclude_without_process(self, code: int | str, description: str) -> None:
+        """The job ends before it had a process."""
+        self._desk.spool.ended(self.entry.order, None, time.time())
+        self._report(Outcome(code, description, {}), None, {})
+
+    async def _finish(self) -> None:
+        """Read the rest, store log, files and large values, report."""
+        entry, output = self.entry, self.output
+        assert output is not None
+        upto = output.ends()
+        while output.poll(time.time(), upto):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # others get a turn between two chunks
+        output.finish()
+        outcome = self._outcome(output)
+        if "{{" in str(outcome.report.get("html", "")) and self._launch is None:
+            self._launch = await self._fetched()
+        report = shown_report(outcome.report, self._expand) | self._usage.report()
+        named = report.pop("files", None)
+        if named or output.log.size > LARGE_LOG:
+            self._tell_finishing(outcome)
+        store, code, description = self._desk.store, outcome.code, outcome.description
+        blob = await store.write(entry.job, output.log.chunks) if output.log.size else None
+        if named:
+            try:
+                work = self._desk.spool.work(entry.job)
+                report["files"], remarks = await store.store_files(entry.job, work, named)
+            except OSError as error:
+                code, description = "upload", f"Failed to store an output file: {error}"
+                remarks = []
+            for remark in remarks:
+                self.note(remark)
+        small, large = await store.split(entry.job, report)
+        self._report(Outcome(code, description, small), blob, large)
+
+    def _outcome(self, output: JobOutput) -> Outcome:
+        entry = self.entry
+        if entry.abort is not None:
+            kept = result(entry.mode, self._news, None, entry.pid, b"").report
+            return Outcome("abort", entry.abort, kept)
+        if entry.status is None and not self._news.final:
+            return Outcome("unknown", END_UNSEEN, {**self._news.fields, "unknown": 1})
+        return result(entry.mode, self._news, entry.status, entry.pid, output.error_head())
+
+    def _tell_finishing(self, outcome: Outcome) -> None:
+        fact = JobFinishing(
+            **self._head(time.time()), code=outcome.code, description=outcome.description
+        )
+        self._desk.outbox.put(self.entry.order, f"{self.entry.order}-finishing", fact, lambda: None)
+
+    def _report(self, outcome: Outcome, log_blob: Blob | None, large: dict[str, Blob]) -> None:
+        entry = self.entry
+        fact = JobFinished(
+            **self._head(time.time()),
+            code=outcome.code,
+            description=outcome.description,
+            ended=entry.ended or time.time(),
+            aborted=entry.abort is not None,
+            log=log_blob,
+            report=outcome.report,
+            large=large,
+            activity=self._activity,
+        )
+        self._desk.spool.finished(entry.order, fact)
+        self._deliver(fact)
+
+    def _deliver(self, fact: JobFinished) -> None:
+        self._desk.outbox.put(fact.order, f"{fact.order}-finished", fact, self._reported)
+
+    def _reported(self) -> None:
+        entry, spool = self.entry, self._desk.spool
+        spool.remove_files(entry.job)
+        if self.output is not None:
+            self.output.remove()
+        spool.reported(entry.order)
+        self._done(self)
+
+    def _head(self, at: float) -> Json:
+        """What all reports of this order begin with."""
+        assigned, boot = self.entry.assigned, self._desk.boot
+        return {
+            "at": round(at, 3),
+            "actor": Actor(type="runner", id=boot),
+            "cause": self.entry.order,
+            "server": assigned.server,
+            "boot": boot,
+            "event": assigned.event,
+            "job": assigned.job,
+            "order": self.entry.order,
+        }

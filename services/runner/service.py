@@ -1,0 +1,458 @@
+"""The runner: takes orders for one server, runs their jobs and reports (design.md 7).
+
+It owns a job from assignment to report. Whatever happens to the ledger, to the schedulers or to
+this process, jobs go on; reports are delivered when they can be. Knows nothing of scheduling.
+"""
+
+import asyncio
+import os
+import platform
+import secrets
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+from domain.facts import (
+    Actor,
+    Held,
+    JobAbortOrdered,
+    JobAssigned,
+    JobReturned,
+    Json,
+    Recorded,
+    ServerJoined,
+    ServerLeft,
+)
+from domain.subjects import order_subject
+from services.ledger import live
+from services.ledger.connection import LedgerUnavailable
+from services.ledger.reader import Follower
+from services.logs import logger
+from services.runner import procfs
+from services.runner.adoption import adopt
+from services.runner.children import allow_many_files
+from services.runner.commands import Host, mode_of
+from services.runner.environment import inherited
+from services.runner.errors import CannotStart
+from services.runner.launches import Launch, Launches
+from services.runner.leftovers import Leftovers
+from services.runner.outbox import Outbox
+from services.runner.reporting import Store
+from services.runner.running import Desk, Run
+from services.runner.spool import Phase, Spool
+
+if TYPE_CHECKING:
+    from services.ledger.connection import Ledger
+
+log = logger("runner")
+
+# Telemetry and limits work by the second (execution.md); a change is told within a tenth of it.
+HEARTBEAT = 1.0
+HEARTBEAT_GAP = 0.1
+# How often running jobs' files are looked at; the end of a job does not wait for it.
+POLL = 0.125
+LOOK = 1.0
+# A look at the process table shall cost no more than a fifth of one core.
+LOOK_SHARE = 5.0
+RETRY_WAIT = 0.2
+RETURN_WAIT = 1.0
+LEAVE_WAIT = 1.5
+MAX_LOG_ANSWER = 1024 * 1024
+
+
+_Order = tuple[int, JobAssigned, Launch | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this runner is. `boot` is made at each start of the process."""
+
+    server: str
+    hostname: str
+    groups: tuple[str, ...]
+    boot: str
+
+
+def new_boot() -> str:
+    """An id for this start of a runner."""
+    return "b" + secrets.token_hex(8)
+
+
+class Runner:
+    """One server's runner. `run()` it until it is cancelled, which leaves its jobs running."""
+
+    def __init__(
+        self,
+        ledger: "Ledger",
+        spool: Spool,
+        identity: Identity,
+        *,
+        job_env: dict[str, str] | None = None,
+        base_url: str = "",
+        kill_timeout: float = 10.0,
+        drain: bool = False,
+    ) -> None:
+        self.identity = identity
+        self.joined = asyncio.Event()
+        """Set once the ledger knows this boot."""
+        self.runs: dict[str, Run] = {}
+        self._ledger = ledger
+        self._spool = spool
+        self._drain = drain
+        self._joined_at = 0
+        self._news: list[Recorded] = []
+        self._starts: deque[tuple[Run, Launch]] = deque()
+        self._changed = asyncio.Event()
+        self._busy = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._outbox = Outbox(ledger)
+        self._leftovers = Leftovers()
+        self._desk = Desk(
+            spool=spool,
+            launches=Launches(ledger, identity.server, identity.boot),
+            outbox=self._outbox,
+            store=Store(ledger, identity.server),
+            leftovers=self._leftovers,
+            host=Host(
+                identity.server,
+                identity.hostname,
+                base_url,
+                inherited(os.environ) | (job_env or {}),
+            ),
+            boot=identity.boot,
+            kill_timeout=kill_timeout,
+            changed=self._changed.set,
+        )
+
+    async def run(self) -> None:
+        """Join, work, and leave when cancelled; when draining, leave after the last job."""
+        allow_many_files()
+        self._adopt_all()
+        await self._join()
+        answering = await live.answer(
+            self._ledger, f"live.log.{self.identity.server}", self._answer_log
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = [
+                    tasks.create_task(each)
+                    for each in (
+                        self._outbox.run(),
+                        self._follower().run(),
+                        self._tell(),
+                        self._read_outputs(),
+                        self._look_at_processes(),
+                    )
+                ]
+                if self._drain:
+                    await self._drained()
+                    for task in work:
+                        task.cancel()
+        finally:
+            for run in self.runs.values():
+                run.cancel()
+            if self._ledger.connected:
+                await answering.unsubscribe()
+            await self._leave("drained" if self._drain else "stopped")
+
+    # --- joining and leaving -------------------------------------------------------------------
+
+    def _adopt_all(self) -> None:
+        exits = self._spool.read_exits() if self._spool.entries else {}
+        for entry in list(self._spool.entries.values()):
+            run = self._new_run(entry.order)
+            adopt(run, self._spool, exits)
+
+    async def _join(self) -> None:
+        me = self.identity
+        states = {Phase.STARTED: "running", Phase.ENDED: "ended"}
+        fact = ServerJoined(
+            at=round(time.time(), 3),
+            actor=self._actor,
+            server=me.server,
+            boot=me.boot,
+            machine_boot=self._spool.machine,
+            hostname=me.hostname,
+            ip=_address(),
+            groups=list(me.groups),
+            info=_machine_info(),
+            inventory=[
+                Held.model_validate(
+                    {"job": e.job, "order": e.order, "state": states.get(e.phase, "ordered")}
+                )
+                for e in self._spool.entries.values()
+            ],
+        )
+        while True:
+            try:
+                self._joined_at = await self._ledger.append(fact, id=f"{me.boot}-joined")
+                break
+            except LedgerUnavailable as error:
+                log.info("Cannot join yet", action="join_waits", reason=str(error))
+                await asyncio.sleep(RETRY_WAIT)
+        if self._drain:
+            await self._leave("draining")
+        self.joined.set()
+        log.info("Joined", action="server_joined", server=me.server, boot=me.boot)
+
+    async def _leave(self, reason: str) -> None:
+        """Say goodbye if the ledger can be reached; without it the silence tells."""
+        me = self.identity
+        fact = ServerLeft(
+            at=round(time.time(), 3),
+            actor=self._actor,
+            server=me.server,
+            boot=me.boot,
+            reason=reason,
+        )
+        try:
+            async with asyncio.timeout(LEAVE_WAIT):
+                await self._ledger.append(fact, id=f"{me.boot}-left")
+        except (LedgerUnavailable, TimeoutError) as error:
+            log.warning("Left without a word", action="leave_failed", reason=str(error))
+
+    async def _drained(self) -> None:
+        """Wait until every job is reported."""
+        while self.runs:
+            self._idle.clear()
+            await self._idle.wait()
+
+    @property
+    def _actor(self) -> Actor:
+        return Actor(type="runner", id=self.identity.boot)
+
+    # --- orders --------------------------------------------------------------------------------
+
+    def _follower(self) -> Follower:
+        server = self.identity.server
+        return Follower(
+            self._ledger,
+            self._news.append,
+            after=self._spool.position,
+            subjects=(order_subject(server),),
+            after_batch=self._take_orders,
+            consumer=f"runner-{server}",
+        )
+
+    def _take_orders(self) -> None:
+        """Write a group of orders to the disk, then start their jobs in order."""
+        news, self._news = self._news, []
+        if not news:
+            return
+        aborts = {r.fact.order: r.fact for r in news if isinstance(r.fact, JobAbortOrdered)}
+        orders = [
+            (recorded.sequence, fact, None if recorded.sequence in aborts else self._at_hand(fact))
+            for recorded in news
+            if isinstance(fact := recorded.fact, JobAssigned)
+            and self._is_for_us(recorded.sequence, fact)
+        ]
+        if self._keep(orders, news[-1].sequence):
+            for order, _, launch in orders:
+                run = self._new_run(order)
+                if launch is not None:
+                    self._starts.append((run, launch))
+                elif order not in aborts:
+                    run.later(run.fetch_and_start())
+        for order, abort in aborts.items():
+            entry = self._spool.entries.get(order)
+            if entry is not None:
+                self.runs[entry.job].abort(abort.reason)
+        self._start_next()
+
+    def _keep(self, orders: list[_Order], position: int) -> bool:
+        """Whether the orders are on the disk; without room there they are given back."""
+        modes = [
+            (order, fact, mode_of(launch) if launch else None) for order, fact, launch in orders
+        ]
+        try:
+            self._spool.take(modes, position)
+        except OSError as error:
+            log.error("Orders cannot be kept", action="spool_broken", reason=str(error))
+            later = asyncio.get_running_loop().call_later
+            for order, fact, _ in orders:
+                reason = f"The runner cannot write its spool: {error}"
+                later(RETURN_WAIT, self._give_back, order, fact, reason)
+            return False
+        return True
+
+    def _is_for_us(self, order: int, fact: JobAssigned) -> bool:
+        """Whether to run this order; what is not for us is given back or left to the folds."""
+        if order in self._spool.entries:
+            return False
+        if fact.boot != self.identity.boot:
+            # What came before our own ServerJoined was settled by its inventory.
+            if order > self._joined_at:
+                self._give_back(order, fact, "The runner was started anew.")
+            return False
+        if self._drain:
+            self._give_back(order, fact, "The runner is draining.")
+            return False
+        if fact.job in self.runs:
+            self._give_back(order, fact, "The runner still holds this job.")
+            return False
+        return True
+
+    def _at_hand(self, assigned: JobAssigned) -> Launch | None:
+        try:
+            return self._desk.launches.at_hand(assigned)
+        except CannotStart:
+            return None  # asking for it again tells the job why
+
+    def _give_back(self, order: int, assigned: JobAssigned, reason: str) -> None:
+        fact = JobReturned(
+            at=round(time.time(), 3),
+            actor=self._actor,
+            cause=order,
+            server=self.identity.server,
+            boot=self.identity.boot,
+            event=assigned.event,
+            job=assigned.job,
+            order=order,
+            reason=reason,
+        )
+        self._outbox.put(order, f"{order}-returned", fact, lambda: None)
+
+    def _start_next(self) -> None:
+        """Start one job and let others have a turn before the next."""
+        if not self._starts:
+            return
+        run, launch = self._starts.popleft()
+        run.start(launch)
+        self._busy.set()
+        if self._starts:
+            asyncio.get_running_loop().call_soon(self._start_next)
+
+    def _new_run(self, order: int) -> Run:
+        run = Run(self._spool.entries[order], self._desk, self._done)
+        self.runs[run.entry.job] = run
+        self._busy.set()
+        return run
+
+    def _done(self, run: Run) -> None:
+        del self.runs[run.entry.job]
+        self._idle.set()
+
+    # --- while jobs run ------------------------------------------------------------------------
+
+    async def _read_outputs(self) -> None:
+        """Read the files of running jobs as they grow; asleep while there are none."""
+        while True:
+            await self._busy.wait()
+            more = False
+            for run in list(self.runs.values()):
+                more = run.poll(time.time()) or more
+            if not self.runs:
+                self._busy.clear()
+            await asyncio.sleep(0 if more else POLL)
+
+    async def _look_at_processes(self) -> None:
+        """Sample what jobs use and end what ended jobs left, with one look for all."""
+        while True:
+            await self._busy.wait()
+            began = time.monotonic()
+            sessions = {run.session: run for run in self.runs.values() if run.session}
+            wanted = set(sessions) | self._leftovers.sessions
+            if wanted:
+                found = await asyncio.to_thread(procfs.by_session, wanted)
+                for session, run in sessions.items():
+                    if run.session == session:
+                        run.look(found[session], began)
+                self._leftovers.look(found, time.monotonic())
+            took = time.monotonic() - began
+            await asyncio.sleep(max(LOOK, LOOK_SHARE * took))
+
+    async def _tell(self) -> None:
+        """Heartbeats: each second, and soon after a job has something to show."""
+        loop = asyncio.get_running_loop()
+        subject = f"live.server.{self.identity.server}"
+        while True:
+            self._changed.clear()
+            await live.publish(self._ledger, subject, self.heartbeat())
+            told = loop.time()
+            try:
+                async with asyncio.timeout_at(told + HEARTBEAT):
+                    await asyncio.sleep(HEARTBEAT_GAP)
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def heartbeat(self) -> Json:
+        """What `live.server.<id>` carries."""
+        me = self.identity
+        return {
+            "server": me.server,
+            "boot": me.boot,
+            "at": round(time.time(), 3),
+            "hostname": me.hostname,
+            "order_position": self._spool.position,
+            "info": _load_info(),
+            "jobs": {job: run.telemetry() for job, run in self.runs.items()},
+        }
+
+    async def _answer_log(self, request: Json) -> live.RawAnswer:
+        """A part of a running job's log, from `offset` (from the end, if negative)."""
+        run = self.runs.get(str(request.get("job")))
+        if run is None or run.output is None:
+            return live.RawAnswer(b"", {"Log-Error": "This server does not run that job."})
+        run.poll(time.time())
+        job_log = run.output.log
+        offset = _number(request.get("offset"), 0)
+        length = min(_number(request.get("length"), MAX_LOG_ANSWER), MAX_LOG_ANSWER)
+        start = max(0, job_log.size + offset) if offset < 0 else offset
+        headers = {"Log-Size": str(job_log.size), "Log-Offset": str(start)}
+        return live.RawAnswer(job_log.read(start, length), headers)
+
+
+def _number(value: object, otherwise: int) -> int:
+    return int(value) if isinstance(value, int | float) else otherwise
+
+
+def _address() -> str:
+    """The address that this machine would use towards others; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _machine_info() -> Json:
+    """What does not change while the runner runs (data.md 10)."""
+    os_info = {
+        "platform": platform.system().lower(),
+        "distro": _distribution(),
+        "release": platform.release(),
+        "arch": platform.machine(),
+    }
+    return {"os": os_info, **_load_info()}
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        return ""
+
+
+def _load_info() -> Json:
+    """Load and memory now; bytes, percent, and the 1-minute load average."""
+    memory = psutil.virtual_memory()
+    return {
+        "cpu": {
+            "cores": psutil.cpu_count() or 1,
+            "avgLoad": round(os.getloadavg()[0], 2),
+            "currentLoad": psutil.cpu_percent(None),
+        },
+        "memory": {
+            "total": memory.total,
+            "available": memory.available,
+            "used": memory.used,
+            "free": memory.free,
+            "active": memory.total - memory.available,
+        },
+    }

@@ -1,0 +1,438 @@
+"""The runner's memory on disk: which orders it holds and how far each one got (design.md 7).
+
+    DIR/runner/lock      held while a runner uses this directory
+    DIR/runner/id        the generated server id
+    DIR/runner/journal   one line of JSON per step of any job; `Entry` is folded from it
+    DIR/runner/exits     appended to by the wrappers (children.py): begin and end of each command
+    DIR/runner/output/   JOB.out and JOB.err, what the job's processes write
+    DIR/runner/work/     one working directory per job
+    DIR/runner/scripts/  one script file per job that has one
+
+An order and its start are on the disk before the process exists, so nothing runs twice. All
+other lines may be lost with the machine, whose processes are lost as well. Knows no NATS and
+starts nothing.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
+from services.errors import ConfigError
+from services.logs import logger
+
+log = logger("spool")
+
+COMPACT_ABOVE = 4 * 1024 * 1024
+ROTATE_EXITS_ABOVE = 1024 * 1024
+
+Stream = Literal["out", "err"]
+Kill = Literal["none", "parent", "all"]
+
+
+class Phase(StrEnum):
+    """How far an order got on this machine."""
+
+    ORDERED = "ordered"
+    STARTING = "starting"
+    STARTED = "started"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How a job is to be treated once it runs; known before it starts, and after a restart.
+
+    `shell`: the rules of the shell plugin apply, with its params `annotate` and `passes`.
+    `kill` is the kill policy, `sampled` whether its processes are looked at, `may_update`
+    whether it may change its own event.
+    """
+
+    shell: bool = False
+    annotate: bool = False
+    passes: bool = False
+    kill: Kill = "parent"
+    sampled: bool = True
+    may_update: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The runner has read a stream up to `upto` bytes, at Unix time `at`."""
+
+    stream: Stream
+    upto: int
+    at: float
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is remembered about one order that is not yet reported.
+
+    `start_ticks` makes the pid unique within `machine`, the kernel's boot id. `told` means that
+    JobStarted is on the ledger. `status` is the exit status, -N for signal N, None if nobody
+    can know it. `report` is the JobFinished that only waits for the ledger.
+    """
+
+    order: int
+    assigned: JobAssigned
+    phase: Phase = Phase.ORDERED
+    machine: str = ""
+    mode: Mode = Mode()
+    pid: int = 0
+    start_ticks: int = 0
+    started: float = 0.0
+    told: bool = False
+    reads: list[Read] = field(default_factory=list)
+    status: int | None = None
+    ended: float = 0.0
+    abort: str | None = None
+    report: JobFinished | None = None
+
+    @property
+    def job(self) -> str:
+        """The job's id."""
+        return self.assigned.job
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What the wrapper of one order wrote: its pid, and the status once the command ended."""
+
+    pid: int
+    status: int | None = None
+
+
+class Spool:
+    """The journal and the files around it; one runner at a time. Close it when done."""
+
+    def __init__(self, directory: Path, machine: str) -> None:
+        """Lock and read the spool in `directory`; `machine` is the kernel's boot id.
+
+        Raises ConfigError if another runner uses the directory.
+        """
+        self.directory = directory
+        self.machine = machine
+        self.entries: dict[int, Entry] = {}
+        self.position = 0
+        self.ledger: str | None = None
+        self._make_directories()
+        self._lock = self._take_lock()
+        self._journal_path = directory / "journal"
+        for record in self._lines():
+            self._fold(record)
+        self._journal = -1
+        self._size = 0
+        self._broken = False
+        self._compact()
+        self.exits = self._open_exits()
+
+    # --- steps of an order, in the order in which they happen --------------------------------
+
+    def take(self, orders: Iterable[tuple[int, JobAssigned, Mode | None]], position: int) -> None:
+        """Put orders and the reader's position on the disk, before any of them starts.
+
+        Each order is (sequence, fact, mode); without a mode it is not started yet.
+        """
+        records: list[Json] = []
+        for order, assigned, mode in orders:
+            starts = {"m": self.machine, "mode": asdict(mode)} if mode else {}
+            records.append({"t": "ordered", "o": order, **starts, "fact": assigned})
+        self._write([*records, {"t": "position", "at": position}], sync=bool(records))
+
+    def starting(self, order: int, mode: Mode) -> None:
+        """The order will be started now; on the disk before this returns."""
+        record = {"t": "starting", "o": order, "m": self.machine, "mode": asdict(mode)}
+        self._write([record], sync=True)
+
+    def started(self, order: int, pid: int, start_ticks: int, at: float) -> None:
+        """The order's process runs since `at` (Unix seconds)."""
+        self._write([{"t": "started", "o": order, "pid": pid, "ticks": start_ticks, "at": at}])
+
+    def told(self, order: int) -> None:
+        """JobStarted is on the ledger."""
+        self._write([{"t": "told", "o": order}])
+
+    def read(self, order: int, stream: Stream, upto: int, at: float) -> None:
+        """A stream was read up to `upto` bytes; this fixes the order of the job's log."""
+        self._write([{"t": "read", "o": order, "s": stream, "n": upto, "at": at}])
+
+    def abort(self, order: int, reason: str) -> None:
+        """The order is to be ended, for this reason."""
+        self._write([{"t": "abort", "o": order, "why": reason}])
+
+    def ended(self, order: int, status: int | None, at: float) -> None:
+        """The order's process is over."""
+        self._write([{"t": "ended", "o": order, "status": status, "at": at}])
+
+    def finished(self, order: int, report: JobFinished) -> None:
+        """What will be reported; a repeated report says the same."""
+        self._write([{"t": "report", "o": order, "fact": report}])
+
+    def reported(self, order: int) -> None:
+        """The ledger has the end of this order: forget it."""
+        self._write([{"t": "reported", "o": order}])
+        if self._size > COMPACT_ABOVE:
+            self._compact()
+            self._rotate_exits()
+
+    def belongs_to(self, ledger: str) -> None:
+        """Bind a new spool to this ledger; ConfigError if it is bound to another one."""
+        if self.ledger is None:
+            self._write([{"t": "ledger", "id": ledger}], sync=True)
+        elif self.ledger != ledger:
+            raise ConfigError(
+                f"The spool in {self.directory} belongs to another ledger: "
+                "use the right --nats, or another --data-dir."
+            )
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def output(self, job: str, stream: Stream) -> Path:
+        """The file into which a job's processes write."""
+        return self.directory / "output" / f"{job}.{stream}"
+
+    def work(self, job: str) -> Path:
+        """The job's own working directory."""
+        return self.directory / "work" / job
+
+    def script(self, job: str) -> Path:
+        """The file of the job's script."""
+        return self.directory / "scripts" / job
+
+    def remove_files(self, job: str) -> None:
+        """Delete the job's working directory and script."""
+        shutil.rmtree(self.work(job), ignore_errors=True)
+        self.script(job).unlink(missing_ok=True)
+
+    def read_exits(self) -> dict[int, Exit]:
+        """What the wrappers wrote, by order."""
+        found: dict[int, Exit] = {}
+        for path in (self.directory / "exits.old", self.directory / "exits"):
+            try:
+                lines = path.read_text("utf-8", "replace").splitlines()
+            except FileNotFoundError:
+                continue
+            for line in lines:
+                _note_exit(found, line.split())
+        return found
+
+    def close(self) -> None:
+        """Let go of the files and the lock; fine to call twice."""
+        for descriptor in (self._journal, self.exits, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._journal = self.exits = self._lock = -1
+
+    # --- the journal ---------------------------------------------------------------------------
+
+    def _write(self, records: list[Json], *, sync: bool = False) -> None:
+        """Append records and fold them.
+
+        What must be on the disk raises OSError if it cannot be, and nothing is folded. Any other
+        record is folded all the same; the journal is made anew once there is room again.
+        """
+        data = b"".join(_line(record) for record in records)
+        try:
+            if self._broken:
+                self._compact()
+                self._broken = False
+            _write_all(self._journal, data)
+            if sync:
+                os.fdatasync(self._journal)
+        except OSError as error:
+            self._broken = True
+            if sync:
+                raise
+            log.error("The spool cannot be written", action="spool_broken", reason=str(error))
+        self._size += len(data)
+        for record in records:
+            self._fold(record)
+
+    def _lines(self) -> Iterable[Json]:
+        """The readable lines; a torn one (the machine died while writing) tells nothing."""
+        if not self._journal_path.exists():
+            return
+        with self._journal_path.open("rb") as file:
+            for line in file:
+                record = _record(line)
+                if record is not None:
+                    yield record
+
+    def _fold(self, record: Json) -> None:
+        kind = record.get("t")
+        order = record.get("o", 0)
+        if kind == "ordered":
+            self.entries[order] = Entry(order, record["fact"])
+            if "m" in record:
+                self._fold_step(self.entries[order], record | {"t": "starting"})
+        elif kind == "position":
+            self.position = record["at"]
+        elif kind == "ledger":
+            self.ledger = record["id"]
+        elif order in self.entries:
+            self._fold_step(self.entries[order], record)
+
+    def _fold_step(self, entry: Entry, record: Json) -> None:
+        match record["t"]:
+            case "starting":
+                entry.phase, entry.machine = Phase.STARTING, record["m"]
+                entry.mode = Mode(**record["mode"])
+            case "started":
+                entry.phase = Phase.STARTED
+                entry.pid, entry.start_ticks = record["pid"], record["ticks"]
+                entry.started = record["at"]
+            case "told":
+                entry.told = True
+            case "read":
+                _add_read(entry.reads, Read(record["s"], record["n"], record["at"]))
+            case "abort":
+                entry.abort = record["why"]
+            case "ended":
+                entry.phase = Phase.ENDED
+                entry.status, entry.ended = record["status"], record["at"]
+            case "report":
+                entry.report = record["fact"]
+            case "reported":
+                del self.entries[entry.order]
+
+    def _compact(self) -> None:
+        """Write the journal anew with what is still needed; kill-safe by a rename."""
+        fresh = self.directory / "journal.new"
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        _write_all(descriptor, b"".join(_line(record) for record in self._remembered()))
+        os.fsync(descriptor)
+        fresh.rename(self._journal_path)
+        _sync_directory(self.directory)
+        if self._journal >= 0:
+            os.close(self._journal)
+        self._journal, self._size = descriptor, 0
+
+    def _remembered(self) -> Iterable[Json]:
+        if self.ledger is not None:
+            yield {"t": "ledger", "id": self.ledger}
+        yield {"t": "position", "at": self.position}
+        for entry in self.entries.values():
+            yield from _lines_of(entry)
+
+    # --- lock, directories, exits ----------------------------------------------------------------
+
+    def _make_directories(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o711)  # a job under another account reaches its own directory
+        for name, mode in (("output", 0o700), ("work", 0o711), ("scripts", 0o711)):
+            path = self.directory / name
+            path.mkdir(exist_ok=True)
+            path.chmod(mode)
+
+    def _take_lock(self) -> int:
+        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ConfigError(f"Another runner uses {self.directory} already.") from None
+        return descriptor
+
+    def _open_exits(self) -> int:
+        path = self.directory / "exits"
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def _rotate_exits(self) -> None:
+        """Begin a new file; the old one goes once no order that began in it is left."""
+        old = self.directory / "exits.old"
+        if old.exists():
+            if any(order <= self._rotated_at for order in self.entries):
+                return
+            old.unlink()
+        if os.fstat(self.exits).st_size > ROTATE_EXITS_ABOVE:
+            self._rotated_at = max(self.entries, default=0)
+            os.rename(self.directory / "exits", old)
+            os.close(self.exits)
+            self.exits = self._open_exits()
+
+    _rotated_at = 1 << 62
+
+
+def _lines_of(entry: Entry) -> Iterable[Json]:
+    """The journal's lines from which this entry folds again."""
+    order = entry.order
+    yield {"t": "ordered", "o": order, "fact": entry.assigned}
+    if entry.machine:
+        yield {"t": "starting", "o": order, "m": entry.machine, "mode": asdict(entry.mode)}
+    if entry.pid:
+        pid, ticks = entry.pid, entry.start_ticks
+        yield {"t": "started", "o": order, "pid": pid, "ticks": ticks, "at": entry.started}
+    if entry.told:
+        yield {"t": "told", "o": order}
+    for read in entry.reads:
+        yield {"t": "read", "o": order, "s": read.stream, "n": read.upto, "at": read.at}
+    if entry.abort is not None:
+        yield {"t": "abort", "o": order, "why": entry.abort}
+    if entry.phase is Phase.ENDED:
+        yield {"t": "ended", "o": order, "status": entry.status, "at": entry.ended}
+    if entry.report is not None:
+        yield {"t": "report", "o": order, "fact": entry.report}
+
+
+def _line(record: Json) -> bytes:
+    """A record as one line; a fact in it keeps the bytes it has on the ledger."""
+    fact = record.get("fact")
+    if fact is None:
+        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    rest = {key: value for key, value in record.items() if key != "fact"}
+    head = json.dumps(rest, separators=(",", ":")).encode()
+    return head[:-1] + b',"fact":' + encode(fact) + b"}\n"
+
+
+def _record(line: bytes) -> Json | None:
+    """The record in a line, or None: a torn line (the machine died while writing) tells nothing."""
+    try:
+        record = json.loads(line)
+        if "fact" in record:
+            record["fact"] = decode(json.dumps(record["fact"], separators=(",", ":")).encode())
+    except (ValueError, TypeError, UnreadableFact):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _add_read(reads: list[Read], read: Read) -> None:
+    """Append; two reads of one stream within a second are one (same log, same stamps)."""
+    last = reads[-1] if reads else None
+    if last and last.stream == read.stream and int(last.at) == int(read.at):
+        reads[-1] = Read(read.stream, read.upto, last.at)
+    else:
+        reads.append(read)
+
+
+def _note_exit(found: dict[int, Exit], words: list[str]) -> None:
+    """One line of the wrappers: `begin JOB ORDER PID` or `end JOB ORDER STATUS`."""
+    try:
+        verb, _, order, number = words
+        if verb == "begin":
+            found[int(order)] = Exit(int(number))
+        elif verb == "end":
+            began = found.get(int(order), Exit(0))
+            found[int(order)] = Exit(began.pid, int(number))
+    except ValueError:
+        return  # a line torn by the machine's death
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
