@@ -1,0 +1,271 @@
+"""What each role may do on NATS, with the files of nats/permissions on a real server."""
+
+import asyncio
+import json
+import secrets
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain import facts as f
+from services.ledger import append as appending
+from services.ledger import live
+from services.ledger.chunks import write_chunks
+from services.ledger.connection import Ledger
+from services.ledger.embedded import _free_port, configuration_dir, server_binary
+from services.ledger.errors import LedgerUnavailable, OutcomeUnknown
+from services.ledger.founding import found, ledger_id
+from services.ledger.reader import Follower
+from services.ledger.streams import ensure_streams
+from tests.services.wire import ACTOR, abort, edit, term, tick
+
+ROLES = ("gateway", "scheduler", "subscriber", "runner-worker1")
+
+
+@pytest.fixture(scope="module")
+def roles_url(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One node with the users of the cluster; format with a role's name."""
+    home = tmp_path_factory.mktemp("roles")
+    port = _free_port()
+    conf = configuration_dir() / "permissions"
+    users = "\n".join(
+        f'{{user: {role}, password: pw, permissions: {{ include "{role}.conf" }} }}'
+        for role in ROLES
+    )
+    for file in conf.glob("*.conf"):
+        (home / file.name).write_text(file.read_text())
+    (home / "server.conf").write_text(
+        f"host: 127.0.0.1\nport: {port}\n"
+        f"jetstream {{ store_dir: {json.dumps(str(home / 'js'))} }}\n"
+        f"authorization {{ users: [ {{user: local, password: pw}}\n{users} ] }}\n"
+    )
+    server = subprocess.Popen(
+        [server_binary(), "-c", home / "server.conf"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield f"nats://%s:pw@127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+async def owner(roles_url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
+    """The ledger, seen by a user who may do everything; founded as a gateway would."""
+    async with Ledger.open(roles_url % "local", name="local") as ledger:
+        for name in ("LEDGER", "CHUNKS", "SNAPSHOTS"):
+            await ledger.api(f"STREAM.DELETE.{name}")
+        async with Ledger.open(roles_url % "gateway", name="gateway") as gateway:
+            await ensure_streams(gateway)
+            await found(gateway, tmp_path, 1.0)
+        yield ledger
+
+
+async def refused(ledger: Ledger, fact: f.Fact) -> bool:
+    """Whether this role cannot write the fact."""
+    try:
+        await appending.append(ledger, fact, id=secrets.token_hex(4), patience=0.15)
+    except OutcomeUnknown:
+        return True
+    return False
+
+
+async def denied(ledger: Ledger, subject: str, body: bytes = b"") -> bool:
+    """Whether a request on this subject stays unanswered."""
+    try:
+        await ledger.request(subject, body, within=0.15)
+    except OutcomeUnknown:
+        return True
+    return False
+
+
+def assigned(server: str) -> f.JobAssigned:
+    return f.JobAssigned(
+        at=1.0,
+        actor=ACTOR,
+        server=server,
+        boot="b",
+        event="e1",
+        job="j1",
+        attempt=1,
+        made_of=f.MadeOf(event=1),
+    )
+
+
+def left(server: str) -> f.ServerLeft:
+    return f.ServerLeft(at=1.0, actor=ACTOR, server=server, boot="b")
+
+
+async def test_a_gateway_writes_commands_and_neither_orders_reports_nor_terms(
+    owner: Ledger, roles_url: str
+) -> None:
+    async with Ledger.open(roles_url % "gateway", name="gateway") as ledger:
+        assert await ledger.append(edit("e1", "x"), id="a", expect=0)
+        assert await ledger.append(abort("j1"), id="b")
+        for fact in (assigned("worker1"), left("worker1"), term("x"), tick()):
+            assert await refused(ledger, fact)
+        assert await denied(ledger, "$JS.API.STREAM.DELETE.LEDGER")
+        assert await denied(ledger, "$JS.API.DIRECT.GET.SNAPSHOTS", b'{"seq":1}')
+        assert await denied(ledger, "$JS.API.STREAM.PURGE.LEDGER")
+
+
+async def test_a_scheduler_leads_orders_and_follows_but_reports_nothing(
+    owner: Ledger, roles_url: str
+) -> None:
+    async with Ledger.open(roles_url % "scheduler", name="scheduler") as ledger:
+        await ensure_streams(ledger)
+        mine = await ledger.append(term("x"), id="t", expect=0)
+        end = await ledger.append_fenced([("o", assigned("worker1")), ("k", tick())], mine)
+        follower = Follower(ledger, lambda _: None, after=0)
+        task = asyncio.create_task(follower.run())
+        assert await follower.reached(end, 5)
+        task.cancel()
+        assert await refused(ledger, left("worker1"))
+        assert await denied(ledger, "$JS.API.STREAM.DELETE.LEDGER")
+
+
+async def test_a_runner_reads_its_own_orders_and_nothing_else(
+    owner: Ledger, roles_url: str
+) -> None:
+    order = await owner.append(assigned("worker1"), id="o1")
+    await owner.append(assigned("other"), id="o2")
+    async with Ledger.open(roles_url % "runner-worker1", name="runner") as ledger:
+        assert await ledger_id(ledger, within=5, consumer="runner-worker1")
+        seen: list[int] = []
+        follower = Follower(
+            ledger,
+            lambda r: seen.append(r.sequence),
+            after=0,
+            subjects=("facts.order.worker1",),
+            consumer="runner-worker1",
+        )
+        task = asyncio.create_task(follower.run())
+        assert await follower.reached(order, 5)
+        later = await owner.append(assigned("worker1"), id="o3")
+        assert await follower.reached(later, 5)
+        task.cancel()
+        assert seen == [order, later]
+
+        create = "$JS.API.CONSUMER.CREATE.LEDGER"
+        for filters in ({"filter_subject": "facts.access.>"}, {"filter_subjects": ["facts.>"]}):
+            config = {"name": "runner-worker1", "ack_policy": "none"} | filters
+            body = json.dumps({"stream_name": "LEDGER", "config": config}).encode()
+            assert await denied(ledger, f"{create}.runner-worker1.facts.access.>", body)
+            assert await denied(ledger, f"{create}.runner-worker1", body)
+            reply = await ledger.request(f"{create}.runner-worker1.facts.order.worker1", body)
+            assert "error" in json.loads(reply.data), "a filter was smuggled past the subject"
+        for verb in (
+            "DIRECT.GET.LEDGER",
+            "DIRECT.GET.LEDGER.facts.access.kadmin",
+            "STREAM.MSG.GET.LEDGER",
+            "STREAM.MSG.DELETE.LEDGER",
+            "STREAM.PURGE.CHUNKS",
+            "CONSUMER.MSG.NEXT.LEDGER.runner-other",
+        ):
+            assert await denied(ledger, f"$JS.API.{verb}", b'{"seq":1}'), verb
+
+
+async def test_a_runner_writes_as_itself_only(owner: Ledger, roles_url: str) -> None:
+    async with Ledger.open(roles_url % "runner-worker1", name="runner") as ledger:
+        assert await ledger.append(left("worker1"), id="a")
+        assert (await write_chunks(ledger, "chunks.worker1.j1", [b"log"])).size == 3
+        for fact in (left("other"), assigned("worker1"), abort("j1"), term("x")):
+            assert await refused(ledger, fact)
+        assert await denied(ledger, "chunks.other.j1", b"x")
+        assert await denied(ledger, "live.scheduler", b"{}")
+
+
+async def test_launches_and_logs_are_asked_for_across_roles(owner: Ledger, roles_url: str) -> None:
+    async def echo(message: f.Json) -> f.Json:
+        return message
+
+    async with (
+        Ledger.open(roles_url % "runner-worker1", name="runner") as runner,
+        Ledger.open(roles_url % "scheduler", name="scheduler") as scheduler,
+        Ledger.open(roles_url % "gateway", name="gateway") as gateway,
+    ):
+        await live.answer(scheduler, "live.launch.*", echo, queue="schedulers")
+        await live.answer(runner, "live.log.worker1", echo)
+        await scheduler.nc.flush()
+        await runner.nc.flush()
+        assert await live.ask(runner, "live.launch.worker1", {"n": 1}, 5) == {"n": 1}
+        assert await live.ask(gateway, "live.log.worker1", {"n": 2}, 5) == {"n": 2}
+        assert await denied(runner, "live.launch.other", b"{}")
+
+
+async def test_a_subscriber_sees_facts_but_no_access_secrets_or_orders(
+    owner: Ledger, roles_url: str
+) -> None:
+    async with Ledger.open(roles_url % "subscriber", name="subscriber") as ledger:
+        heard: asyncio.Queue[str] = asyncio.Queue()
+
+        async def hear(message: Any) -> None:
+            await heard.put(message.subject)
+
+        await ledger.nc.subscribe("ledger.>", cb=hear)
+        await ledger.nc.flush()
+        secret = f.CatalogCreated(at=1.0, actor=ACTOR, type="secret", id="s1", record={})
+        session = f.SessionEnded(at=1.0, actor=ACTOR, id="admin", session="x")
+        for fact in (secret, session, assigned("worker1"), edit("e1", "x")):
+            await owner.append(fact, id=secrets.token_hex(4))
+        async with asyncio.timeout(5):
+            assert await heard.get() == "ledger.event.e1"
+        assert heard.empty()
+        assert await refused(ledger, abort("j1"))
+        for verb in ("DIRECT.GET.LEDGER", "STREAM.MSG.GET.LEDGER", "STREAM.DELETE.LEDGER"):
+            assert await denied(ledger, f"$JS.API.{verb}", b'{"seq":1}')
+
+
+async def test_a_subscriber_reads_the_history_of_what_it_may_see(
+    owner: Ledger, roles_url: str
+) -> None:
+    sequence = await owner.append(edit("e1", "x"), id="a")
+    async with Ledger.open(roles_url % "subscriber", name="subscriber") as ledger:
+        inbox = ledger.nc.new_inbox()
+        history = await ledger.nc.subscribe(inbox)
+
+        async def consume(filter: str, name: str = "subscriber") -> f.Json:
+            config = {
+                "name": name,
+                "deliver_subject": inbox,
+                "ack_policy": "none",
+                "filter_subject": filter,
+            }
+            return await ledger.api(
+                f"CONSUMER.CREATE.LEDGER.{name}.{filter}",
+                {"stream_name": "LEDGER", "config": config},
+                within=0.15,
+            )
+
+        assert "error" not in await consume("facts.event.>")
+        message = await history.next_msg(timeout=5)
+        assert message.subject == "facts.event.e1"
+        assert f".{sequence}." in message.reply
+        for filter in (
+            "facts.>",
+            "facts.access.>",
+            "facts.catalog.>",
+            "facts.catalog.secret.>",
+            "facts.order.>",
+        ):
+            with pytest.raises(OutcomeUnknown):
+                await consume(filter)
+        with pytest.raises(OutcomeUnknown):
+            await consume("facts.event.>", name="runner-worker1")
+
+
+async def test_a_denied_permission_is_named_as_a_possible_reason(
+    owner: Ledger, roles_url: str
+) -> None:
+    async with Ledger.open(roles_url % "subscriber", name="subscriber") as ledger:
+        with pytest.raises(LedgerUnavailable, match="denied permission looks the same"):
+            await appending.append(ledger, tick(), id="a", patience=0.1)
+
+
+def test_the_example_runner_is_made_from_the_template() -> None:
+    folder = configuration_dir() / "permissions"
+    template = (folder / "runner.template").read_text()
+    assert (folder / "runner-worker1.conf").read_text() == template.replace("RUNNER", "worker1")
