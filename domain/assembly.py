@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from domain.facts import Actor, JobRequested, Json, MadeOf
+from domain.file_limit import pruned
 from domain.macros import (
     deferred_params,
     expand_params,
@@ -47,7 +48,7 @@ class JobSpec:
 
     `job_limit` and `queue_limit` are counts, 0 = no such limit; `weight` counts against a
     server's `maxJobs`; `retry` is the retry limit in force, if any. `deferred` names the params
-    that stay raw until a server is chosen.
+    that stay raw until a server is chosen; `remarks` are lines for the meta log.
     """
 
     document: Json
@@ -59,6 +60,7 @@ class JobSpec:
     weight: float
     retry: Json | None
     multiplex: bool
+    remarks: tuple[str, ...] = ()
 
 
 def assemble(made: Made, request: JobRequested) -> JobSpec:
@@ -74,8 +76,7 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
     document["limits"] = _limits(made, request, document)
     document["actions"] = _actions(made, request, document)
     document["tags"] = _tags(request, document)
-    if request.input:
-        document["input"] = request.input
+    remarks = _take_input(document, request)
     document |= _launch_context(made)
     deferred = _fill_params(document, made, request)
     return JobSpec(
@@ -88,6 +89,7 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
         weight=_weight(document["limits"]),
         retry=first_enabled(document["limits"], "retry"),
         multiplex=multiplex,
+        remarks=tuple(remarks),
     )
 
 
@@ -159,6 +161,16 @@ def _tags(request: JobRequested, document: Json) -> list[str]:
     tags = document.get("tags")
     own = [t for t in tags if isinstance(t, str)] if isinstance(tags, list) else []
     return own + request.add_tags + (["_test"] if request.test else [])
+
+
+def _take_input(document: Json, request: JobRequested) -> list[str]:
+    """The job's input, its files pruned by the file limit; what there is to say about that."""
+    if not request.input:
+        return []
+    limit = first_enabled(document["limits"], "file")
+    files, remarks = pruned(_objects(request.input.get("files")), limit)
+    document["input"] = request.input | {"files": files} if remarks else request.input
+    return remarks
 
 
 def _launch_context(made: Made) -> Json:

@@ -54,7 +54,7 @@ def _line(recorded: Recorded, number: int, message: str, job: Job) -> Json:
 def _messages(fact: f.Fact, job: Job) -> list[str]:
     match fact:
         case f.JobRequested():
-            return _requested(fact)
+            return [*_requested(fact), *job.spec.remarks]
         case f.JobQueued(reason=reason):
             return [f"Job is queued: {reason}"]
         case f.JobDelayed(until=until):

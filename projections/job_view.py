@@ -6,8 +6,9 @@ Pure functions; what a caller may see of a document is the gateway's business.
 from collections.abc import Sequence
 
 from domain import facts as f
+from domain.acting import LIMIT, actions_of
 from domain.facts import Json
-from domain.job import Job, JobState
+from domain.job import ActionRun, Job, JobState
 
 # Keys of a runner's report and of its live telemetry that a job shows as they are.
 POSTED = (
@@ -55,6 +56,7 @@ def document(
     _waiting(shown, job, position)
     _running(shown, job, live or {})
     _ended(shown, job)
+    _acted(shown, job)
     return shown
 
 
@@ -126,6 +128,34 @@ def _final(shown: Json, job: Job, final: f.JobCompleted) -> None:
         shown.pop(key, None)
     if shown.get("ephemeral") and (final.code != 0 or shown.get("files")):
         shown.pop("ephemeral")
+
+
+def _acted(shown: Json, job: Job) -> None:
+    """What became of the job's actions, and of the notices of its limits (data.md 4, 5)."""
+    known = actions_of(job)
+    if not job.actions and len(known) == len(shown.get("actions") or []):
+        return
+    actions = [dict(action) for action in known]
+    limits = [dict(limit) for limit in job.value("limits") or []]
+    for run in job.actions:
+        entries, place = (limits, run.index // 2) if run.stage == LIMIT else (actions, run.index)
+        if place < len(entries):
+            entries[place] |= _result(run)
+    shown["actions"], shown["limits"] = actions, limits
+
+
+def _result(run: ActionRun) -> Json:
+    date = {} if run.stage == LIMIT else {"date": run.started}
+    if run.ended is None:
+        return date | {"active": True}
+    ended = run.ended
+    result: Json = date | {
+        "code": ended.code,
+        "description": ended.description,
+        "elapsed_ms": ended.elapsed_ms,
+    }
+    optional = {"details": ended.details, "http_status": ended.http_status}
+    return result | {key: value for key, value in optional.items() if value is not None}
 
 
 def with_plain_metrics(shown: Json) -> Json:

@@ -1,0 +1,309 @@
+"""Which actions of a job begin, and what follows from what became of them (execution.md 9, 10).
+
+Pure decisions of the job's owner. An action is known by (job, stage, index): ActionStarted stands
+on the ledger before anything happens, ActionEnded after it, so that a new leader knows what to
+repeat. Must not know how an email or a web hook is sent: `OUTSIDE` types are performed by
+services/scheduler/acting.py, whose `Outcome` comes back here.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from domain import facts as f
+from domain.actions import select
+from domain.completion import Result, user_tags
+from domain.facts import Json
+from domain.job import ActionRun, Job
+from domain.macros import expand_text
+
+Code = int | float | str
+Key = tuple[str, int]
+
+START = "start"
+END = "end"
+LIMIT = "limit"
+
+OUTSIDE = frozenset({"email", "web_hook", "run_event", "plugin", "disable", "delete"})
+"""Types that somebody outside the deciding loop performs."""
+
+LAST = frozenset({"disable", "delete"})
+"""Types that wait for all others of the job: the event changes when the job ends."""
+
+ON_TIMEOUT = "The job was suspended for too long."
+
+_NOT_SUPPORTED = frozenset({"store", "fetch", "channel", "ticket", "snapshot"})
+_MARKUP = re.compile(r"<[^>]*>|[<>]")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an action. `code` 0 is fine; `child` is the job that a run_event launched."""
+
+    code: Code
+    description: str = ""
+    details: str | None = None
+    http_status: int | None = None
+    child: str | None = None
+    ended: float | None = None
+
+
+# --- which actions begin -----------------------------------------------------------------------
+
+
+def actions_of(job: Job) -> list[Json]:
+    """The job's own and inherited actions, then those its process pushed (execution.md 9)."""
+    pushed = (job.finished.report.get("push") or {}) if job.finished else {}
+    own, more = job.value("actions"), pushed.get("actions")
+    actions = [action for action in own or [] if isinstance(action, dict)]
+    return actions + [a | {"source": "job"} for a in more or [] if isinstance(a, dict)]
+
+
+def at_start(job: Job) -> list[tuple[int, Json]]:
+    """The start actions that have not begun; a multiplex parent has none, its children have."""
+    if job.spec.multiplex:
+        return []
+    chosen = select(actions_of(job), START)
+    return [(i, a) for i, a in chosen if a.get("type") not in LAST and not _begun(job, START, i)]
+
+
+def at_end(job: Job, result: Result, known_tags: Mapping[str, str]) -> list[tuple[int, Json]]:
+    """The actions of a completion that have not begun, in the order of their conditions.
+
+    What a process pushed as `instant` comes first. `disable` and `delete` of the start stage
+    belong here, since they take effect when the job ends. `known_tags` maps tag ids and titles
+    to ids. A parent whose children ran has none: they had them.
+    """
+    if job.children:
+        return []
+    actions = actions_of(job)
+    tags = [known_tags.get(tag, tag) for tag in user_tags(job)]
+    chosen = select(actions, "instant") + select(actions, END, result.code, tags)
+    types = {action.get("type") for _, action in chosen}
+    delayed = [(i, a) for i, a in select(actions, START) if a.get("type") in LAST - types]
+    return [(i, a) for i, a in dict(chosen + delayed).items() if not _begun(job, END, i)]
+
+
+def begin(
+    job: Job, stage: str, chosen: list[tuple[int, Json]], *, now: float, actor: f.Actor
+) -> list[f.Fact]:
+    """The facts by which these actions begin."""
+    return [
+        f.ActionStarted(
+            at=now,
+            actor=actor,
+            cause=job.version,
+            event=job.event,
+            job=job.id,
+            stage=stage,
+            index=index,
+            action=action,
+        )
+        for index, action in chosen
+    ]
+
+
+def settled(job: Job, result: Result, *, now: float, actor: f.Actor) -> f.JobEnded:
+    """The fact that the result stands and its actions run: stated after they began.
+
+    So whoever reads it knows that the choice of the actions is complete.
+    """
+    return f.JobEnded(
+        at=now,
+        actor=actor,
+        cause=job.version,
+        event=job.event,
+        job=job.id,
+        code=result.code,
+        description=result.description,
+        retry_ok=result.retry_ok,
+    )
+
+
+def _begun(job: Job, stage: str, index: int) -> bool:
+    return any(run.stage == stage and run.index == index for run in job.actions)
+
+
+# --- what follows from those that began --------------------------------------------------------
+
+
+def unfinished(job: Job) -> list[ActionRun]:
+    """The actions that began and have no result yet; the job waits for them."""
+    return [run for run in job.actions if run.ended is None]
+
+
+def to_perform(job: Job) -> list[ActionRun]:
+    """The actions that somebody must perform now."""
+    waiting = unfinished(job)
+    others = any(run.action.get("type") not in LAST for run in waiting)
+    return [
+        run
+        for run in waiting
+        if run.action.get("type") in OUTSIDE and not (others and run.action.get("type") in LAST)
+    ]
+
+
+def advance(
+    job: Job,
+    outcome: Callable[[Key], Outcome | None],
+    *,
+    source: str,
+    now: float,
+    actor: f.Actor,
+) -> list[f.Fact]:
+    """What follows for the actions that have begun; [] while they are under way.
+
+    `source` is that of the job, for a child that of its outermost parent (`sources` of suspend).
+    """
+    story = _Story(job, now, actor)
+    for run in unfinished(job):
+        kind = run.action.get("type")
+        if kind == "suspend":
+            _suspension(story, run, source)
+        elif kind not in OUTSIDE:
+            story.end(run, _at_once(story, run.action))
+        elif (found := outcome((run.stage, run.index))) is not None:
+            story.end(run, found)
+    if job.suspended is not None and not story.facts and _is_over(job):
+        story.resume(job.suspended)
+    return story.facts
+
+
+def suspended_until(job: Job) -> float | None:
+    """When a suspension ends by itself, in Unix seconds; None if it does not."""
+    for run in unfinished(job):
+        timeout = run.action.get("timeout")
+        if job.suspended == (run.stage, run.index) and isinstance(timeout, int | float) and timeout:
+            return run.started + timeout
+    return None
+
+
+class _Story:
+    """The facts of one decision, and the changes to the job that they add up to."""
+
+    def __init__(self, job: Job, now: float, actor: f.Actor) -> None:
+        self.job = job
+        self.now = now
+        self.facts: list[f.Fact] = []
+        self._common: dict[str, Any] = {
+            "at": now,
+            "actor": actor,
+            "cause": job.version,
+            "event": job.event,
+            "job": job.id,
+        }
+        self._tags: list[str] | None = None
+        self._jobs: list[Json] | None = None
+
+    def end(self, run: ActionRun, outcome: Outcome) -> None:
+        moment = self.now if outcome.ended is None else outcome.ended
+        self.facts.append(
+            f.ActionEnded(
+                **self._common,
+                stage=run.stage,
+                index=run.index,
+                code=outcome.code,
+                description=outcome.description,
+                details=outcome.details,
+                http_status=outcome.http_status,
+                elapsed_ms=max(0, round((moment - run.started) * 1000)),
+                changes=self._changes(run.action, outcome),
+            )
+        )
+
+    def suspend(self, run: ActionRun) -> None:
+        self.facts.append(f.JobSuspended(**self._common, stage=run.stage, index=run.index))
+
+    def resume(self, key: Key) -> None:
+        asked = self.job.resume_asked
+        self.facts.append(
+            f.JobResumed(
+                **self._common, stage=key[0], index=key[1], params=asked.params if asked else {}
+            )
+        )
+
+    def ask_abort(self, reason: str) -> None:
+        self.facts.append(f.JobAbortRequested(**self._common, reason=reason))
+
+    def _changes(self, action: Json, outcome: Outcome) -> Json:
+        """Tags, label and launched jobs, on top of what this decision changed already."""
+        if outcome.code != 0:
+            return {}
+        match action.get("type"):
+            case "tag":
+                before = self.job.value("tags") if self._tags is None else self._tags
+                added = [t for t in action.get("tags") or [] if isinstance(t, str)]
+                self._tags = list(dict.fromkeys([*(before or []), *added]))
+                return {"tags": self._tags}
+            case "label":
+                return {"label": _label(self.job, action)}
+            case "run_event" if outcome.child is not None:
+                before = self.job.value("jobs") if self._jobs is None else self._jobs
+                self._jobs = [*(before or []), {"id": outcome.child, "reason": "action"}]
+                return {"jobs": self._jobs}
+            case _:
+                return {}
+
+
+def _suspension(story: _Story, run: ActionRun, source: str) -> None:
+    """One step of a suspend action: hold the job, or let it go (execution.md 10)."""
+    job, action = story.job, run.action
+    sources = action.get("sources")
+    end = suspended_until(job)
+    if job.abort is not None and job.abort.sequence > (job.ended_at if run.stage == END else 0):
+        story.end(run, Outcome("abort", job.abort.reason))
+    elif isinstance(sources, list) and sources and source not in sources:
+        story.end(run, Outcome(0, f"Skipped: the job's source is {source}."))
+    elif job.suspended is None:
+        story.suspend(run)
+    elif job.resume_asked is not None:
+        story.end(run, _resumption(job, run, story.now))
+        story.resume((run.stage, run.index))
+    elif end is not None and end <= story.now:
+        if action.get("on_timeout") == "resume":
+            story.end(run, Outcome(0, ON_TIMEOUT))
+            story.resume((run.stage, run.index))
+        else:
+            story.ask_abort(ON_TIMEOUT)
+
+
+def _is_over(job: Job) -> bool:
+    """Whether the suspend action has its result: a crash came between that and JobResumed."""
+    return not any((run.stage, run.index) == job.suspended for run in unfinished(job))
+
+
+def _resumption(job: Job, run: ActionRun, now: float) -> Outcome:
+    asked = job.resume_asked
+    assert asked is not None
+    who = f"{'API Key' if asked.actor.type == 'key' else 'user'} {asked.actor.id}"
+    lines = [
+        f"- **Resumed by:** {who}",
+        f"- **At:** {asked.at:.3f}",
+        f"- **Suspended for:** {max(0.0, now - run.started):.3f} seconds",
+    ]
+    if asked.actor.address:
+        lines.append(f"- **Address:** {asked.actor.address}")
+    if asked.params:
+        lines.append(f"- **Params:** {', '.join(sorted(asked.params))}")
+    return Outcome(0, f"Job was resumed by {who}.", "\n".join(lines))
+
+
+def _at_once(story: _Story, action: Json) -> Outcome:
+    """The outcome of an action that needs nothing from outside."""
+    kind = action.get("type")
+    match kind:
+        case "tag":
+            tags = [t for t in action.get("tags") or [] if isinstance(t, str)]
+            return Outcome(0, f"Added tags: {', '.join(tags)}")
+        case "label":
+            return Outcome(0, f"Label set: {_label(story.job, action)}")
+        case _ if kind in _NOT_SUPPORTED:
+            return Outcome("type", f"Actions of type {kind} are not supported.")
+        case _:
+            return Outcome("type", f"Unknown action type: {kind}")
+
+
+def _label(job: Job, action: Json) -> str:
+    context = job.spec.document | job.changes | {"server": job.server or ""}
+    return _MARKUP.sub("", expand_text(str(action.get("label") or ""), context))
