@@ -1,0 +1,59 @@
+# Everything that is done here has one target; CI calls the same ones (.ci/run).
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+# A Python 3.11 or later that can make virtual environments; PYTHON=... chooses another one.
+PYTHON = $(shell for name in python3.11 python3.12 python3.13 python3 python; do \
+	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { command -v $$name; break; }; done)
+
+.PHONY: help install up demo test check format bench chaos clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## Make .venv with everything that is needed
+
+# Made anew only when pyproject.toml changes.
+.venv/installed: pyproject.toml
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 or later with the venv module is needed (say which: make PYTHON=...)." >&2; \
+		exit 1; \
+	fi; \
+	if [ ! -x $(BIN)/python ]; then echo "Making .venv with $$python"; "$$python" -m venv .venv; fi
+	@echo "Installing the packages into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+up: install ## Start everything on this machine (ARGS="--port 8080 --data-dir DIR")
+	@exec $(BIN)/jobledger up $(ARGS)
+
+demo: install ## Show a job's life on a throw-away server
+	@$(BIN)/jobledger demo
+
+test: install ## Run the tests (ARGS="tests/domain -k name")
+	$(BIN)/pytest --ignore=tests/chaos $(ARGS)
+
+check: install ## Formatting, lint, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Format the code and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## Run the benchmarks; each prints a table
+	@for program in benchmarks/[a-z]*.py; do \
+		echo "== $$program"; $(BIN)/python "$$program" || exit 1; done
+
+chaos: install ## Kill services in a loop and check the invariants
+	$(BIN)/pytest tests/chaos $(ARGS)
+
+clean: ## Remove .venv and all caches; data stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
