@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CACHED = 2000
 ANSWER_WAIT = 5.0
 RETRY_WAIT = 0.25
+REFUSALS = 5
 # How long "no secrets are assigned" is believed; an assignment changes no definition.
 BELIEVED = 10.0
 
@@ -74,9 +75,7 @@ class Launches:
         """
         known = self._cache.get(_key(assigned))
         needs = {"need_records": known is None, "need_launch": assigned.launch is None}
-        answer = _object((await self._ask_raw(self._head(order, assigned) | needs)).data)
-        if answer.get("error"):
-            raise CannotStart(f"Setup Error: {answer['error']}")
+        answer = await self._granted(self._head(order, assigned) | needs)
         secrets = answer.get("secrets") or {}
         made = known.made if known else _made(answer.get("records") or {})
         self._remember(_key(assigned), made, bool(secrets))
@@ -124,6 +123,19 @@ class Launches:
         self._cache.move_to_end(key)
         while len(self._cache) > CACHED:
             self._cache.popitem(last=False)
+
+    async def _granted(self, request: Json) -> Json:
+        """The answer to a request for a launch.
+
+        A scheduler that is behind, or has not seen this boot join, refuses at first.
+        """
+        for attempt in range(REFUSALS):
+            answer = _object((await self._ask_raw(request)).data)
+            if not answer.get("error"):
+                return answer
+            log.info("A launch was refused", action="launch_refused", reason=answer["error"])
+            await asyncio.sleep(RETRY_WAIT * (attempt + 1))
+        raise CannotStart(f"Setup Error: {answer['error']}")
 
     async def _ask_raw(self, request: Json) -> live.RawAnswer:
         while True:
