@@ -15,7 +15,7 @@ What the server does (tests/services/test_ledger_append.py holds it to that):
 import asyncio
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from services.ledger.errors import (
     OutcomeUnknown,
     WrongSequence,
 )
+from services.ledger.reading import Stored
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
@@ -112,7 +113,9 @@ async def append(
             return _noted(ledger, answer)
         if expect is None or error.get("err_code") not in _GUARD_FAILED:
             raise _refused(error, deadline)
-        stored = await reading.next_on(ledger, message.subject, expect)
+        stored = await _look(
+            deadline, ledger, lambda: reading.next_on(ledger, message.subject, expect)
+        )
         if stored is not None and stored.headers.get("Nats-Msg-Id") == id:
             return stored.sequence
         raise WrongSequence(_last_told(error))
@@ -224,7 +227,11 @@ async def _store_batch(
     code = error.get("err_code")
     last = messages[-1]
     if code in _GUARD_FAILED or code == _DUPLICATE_IN_BATCH:
-        stored = await reading.stored_with_id(ledger, last.subject, last.id, after)
+        stored = await _look(
+            deadline,
+            ledger,
+            lambda: reading.stored_with_id(ledger, last.subject, last.id, after),
+        )
         if stored is not None:
             return stored.sequence
     if code in _GUARD_FAILED:
@@ -252,6 +259,19 @@ async def _exchange(ledger: "Ledger", messages: list[_Message], deadline: _Deadl
         else:
             answer: Json = json.loads(reply.data)
             return answer
+
+
+async def _look(
+    deadline: _Deadline, ledger: "Ledger", look: Callable[[], Awaitable[Stored | None]]
+) -> Stored | None:
+    """What stands on the ledger, asked until it is answered: until then nothing is known."""
+    deadline.sent = True
+    while True:
+        await _connected(ledger, deadline)
+        try:
+            return await look()
+        except LedgerUnavailable as error:
+            await deadline.pause(error)
 
 
 async def _connected(ledger: "Ledger", deadline: _Deadline) -> None:

@@ -13,7 +13,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import structlog
 from nats.aio.client import Client
@@ -98,8 +98,10 @@ class _FastClient(Client):
 class Ledger:
     """A live connection with the verbs of the ledger; open it with `Ledger.open`."""
 
-    def __init__(self, name: str, inbox: str) -> None:
+    def __init__(self, name: str, address: SplitResult) -> None:
         self.name = name
+        self._user = unquote(address.username) if address.username else None
+        self._password = unquote(address.password) if address.password else None
         self.nc = _FastClient()
         self.js: JetStreamContext = self.nc.jetstream()
         self.replicas = 0
@@ -108,7 +110,8 @@ class Ledger:
         """The highest sequence that any answer named: what is written next stands after it."""
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_disconnect: list[Callable[[], None]] = []
-        self._inbox = inbox
+        # Permissions name each user's inbox (nats/permissions).
+        self._inbox = f"_INBOX.{self._user or name}"
         self._answers = ""
         self._tokens = itertools.count()
         self._waiting: dict[bytes, asyncio.Future[Reply | None]] = {}
@@ -122,8 +125,9 @@ class Ledger:
         Waits up to `wait` seconds for the server; LedgerUnavailable after that, and at once if
         the credentials are refused. `name` is what the server's lists show.
         """
-        ledger = cls(name, inbox=f"_INBOX.{urlsplit(url.split(',')[0]).username or name}")
-        await ledger._connect(url.split(","), wait)
+        servers = url.split(",")
+        ledger = cls(name, urlsplit(servers[0]))
+        await ledger._connect(servers, wait)
         try:
             yield ledger
         finally:
@@ -294,6 +298,9 @@ class Ledger:
             try:
                 await self.nc.connect(
                     servers,
+                    # Said once for all: nodes that a cluster tells us about come without.
+                    user=self._user,
+                    password=self._password,
                     name=self.name,
                     # At first a refusal must be told; later every connection is renewed.
                     allow_reconnect=False,

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 Listener = Callable[[Json], Awaitable[None]]
 """Gets each message, one after the other."""
 
+
 class RawAnswer:
     """An answer that is bytes with headers instead of a JSON object."""
 

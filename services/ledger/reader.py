@@ -11,6 +11,7 @@ end of the stream, whatever stands there.
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import secrets
@@ -22,7 +23,7 @@ import structlog
 
 from domain.facts import Json, Recorded, UnreadableFact, decode
 from services.ledger import reading
-from services.ledger.errors import AheadOfLedger, LedgerUnavailable
+from services.ledger.errors import AheadOfLedger, LedgerUnavailable, NotSent
 from services.ledger.replies import parse_headers
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Follower:
 
     `after`: the sequence up to which everything is known already. `subjects`: what to follow.
     `after_batch` is called whenever all facts at hand are applied. `consumer`: a fixed consumer
-    name, for roles that may use only that one.
+    name, for roles that may use only that one (and may look up nothing: their position is then
+    only what was applied).
     """
 
     def __init__(
@@ -170,7 +172,7 @@ class Follower:
     async def _end_consumer(self, name: str, key: int) -> None:
         """Let go of subscription and consumer; the server drops what it does not hear about."""
         await self._ledger.unsubscribe_direct(key)
-        if self._ledger.connected:
+        with contextlib.suppress(NotSent):
             await self._ledger.publish(f"$JS.API.CONSUMER.DELETE.{reading.STREAM}.{name}", b"")
 
     async def _pause(self) -> None:
@@ -215,7 +217,7 @@ class _Delivery:
     async def run(self) -> None:
         await self._pull()
         await self._pull()
-        self._check_caught_up()
+        await self._check_caught_up()
         follower = self._follower
         while True:
             try:
@@ -241,19 +243,20 @@ class _Delivery:
                 await asyncio.sleep(0)
         if follower._after_batch is not None and follower.position != before:
             follower._after_batch()
-        self._check_caught_up()
+        await self._check_caught_up()
 
     def _take(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         if not reply.startswith(b"$JS.ACK."):
             self._take_status(parse_headers(headers))
             return
-        _, stream, consumer, *_ = reply.rsplit(b".", 4)
+        _, stream, consumer, _, pending = reply.rsplit(b".", 4)
         sequence, number = int(stream), int(consumer)
         if number != self._number + 1:
             raise _Restart(f"message {number} came after {self._number}")
         self._number = number
         self._asked -= 1
-        self._left -= 1
+        # What was erased meanwhile does not come: then `pending` is the smaller number.
+        self._left = min(self._left - 1, int(pending)) if self._left > 0 else 0
         try:
             fact = decode(data)
         except UnreadableFact as error:
@@ -279,10 +282,22 @@ class _Delivery:
         await self._ledger.publish(self._next, body.encode(), reply=self._subject)
         self._asked += PULL
 
-    def _check_caught_up(self) -> None:
+    async def _check_caught_up(self) -> None:
+        """Once nothing is left that stood there at the start, the end itself is reached."""
         follower = self._follower
-        if self._left <= 0 and not follower.caught_up.is_set():
-            # What stood at the end may be erased or on another subject: it will not come.
-            if self._end > follower.position:
-                follower._advance(self._end)
-            follower.caught_up.set()
+        if self._left > 0 or follower.caught_up.is_set():
+            return
+        if follower.position < self._end and follower._fixed_name is None:
+            if self._ledger.replicas > 1 and await self._something_left():
+                return  # the replica that serves us is behind; it will come
+            follower._advance(self._end)
+        follower.caught_up.set()
+
+    async def _something_left(self) -> bool:
+        """Whether the stream's leader holds facts for us up to the end."""
+        after = self._follower.position
+        for subject in self._follower._subjects:
+            stored = await reading.next_on(self._ledger, subject, after)
+            if stored is not None and stored.sequence <= self._end:
+                return True
+        return False

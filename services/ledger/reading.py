@@ -66,7 +66,7 @@ async def last_sequence(ledger: "Ledger", subject: str) -> int:
 
 
 async def next_on(ledger: "Ledger", subject: str, after: int) -> Stored | None:
-    """The first message of this literal subject whose sequence is greater than `after`."""
+    """The first message of this subject (or pattern) with a sequence greater than `after`."""
     return await find(ledger, {"seq": after + 1, "next_by_subj": subject})
 
 
