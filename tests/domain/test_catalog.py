@@ -360,4 +360,4 @@ def test_a_fresh_ledger_holds_these_records(world: World) -> None:
 def test_the_default_records_can_be_saved_as_they_are(world: World) -> None:
     for fact in default_facts(NOW, ACTOR):
         if fact.kind == "CatalogCreated":
-            update(world, fact.type, **fact.record)
+            decide_update(UpdateRecord(ADMIN, ACTOR, fact.type, fact.record), world, NOW)
