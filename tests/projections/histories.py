@@ -128,7 +128,9 @@ def _recorded(facts: Sequence[Fact]) -> list[Recorded]:
     return [Recorded(n, subject_of(fact), fact) for n, fact in enumerate(facts, 1)]
 
 
-HISTORIES = st.lists(FACTS, max_size=40).map(_recorded)
+HISTORIES = (st.lists(FACTS, max_size=10) | st.lists(FACTS, min_size=20, max_size=60)).map(
+    _recorded
+)
 
 
 def folded(make: Callable[[], Any], history: Sequence[Recorded]) -> Any:
