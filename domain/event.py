@@ -155,6 +155,9 @@ def changed_by_child(
 ) -> EventUpdated | None:
     """A child's `update_event`, restricted to what it may change (execution.md 17).
 
+    Locked parameters keep their values, whoever wrote the child's script. Whether the plugin
+    may do this at all is for the caller to see.
+
     None if the event is gone or nothing is left of the changes. Raises BadRequest.
     """
     stored = known.event(id)
@@ -163,6 +166,7 @@ def changed_by_child(
         return None
     merged = stored | _storable(allowed)
     check_shape(merged)
+    merged = merged | {"params": _params_of_others(stored, merged, known)}
     return _revised(stored, merged, SYSTEM, actor, known, now, None, reason)
 
 

@@ -466,6 +466,16 @@ def test_a_child_changes_only_what_it_may(world: World) -> None:
     assert changed_by_child("mine", {"plugin": "testplug"}, world, ACTOR, NOW, "job") is None
 
 
+def test_a_child_cannot_change_locked_parameters(world: World) -> None:
+    world.stored("mine", params={"script": "admins", "annotate": False})
+
+    changes = {"params": {"script": "evil", "annotate": True}}
+    fact = changed_by_child("mine", changes, world, ACTOR, NOW, "job")
+
+    assert fact is not None
+    assert fact.definition["params"] == {"script": "admins", "annotate": True}
+
+
 def test_a_childs_change_must_make_a_valid_event(world: World) -> None:
     world.stored("mine")
 
