@@ -6,6 +6,7 @@ and ends it. It exits 0 only if everything it shows really happened.
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -69,6 +70,7 @@ def demo() -> None:
     """Show a job's life on a throw-away server: about ten seconds."""
     from rich.console import Console
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     home = Path(tempfile.mkdtemp(prefix="jobledger-demo-"))
     began = time.monotonic()
@@ -111,6 +113,8 @@ def _server(home: Path, console: "Console") -> "Iterator[httpx.Client]":
     """A server of its own for the block; it must start and stop cleanly."""
     import httpx
 
+    from services.cli.supervise import ending_with
+
     began = time.monotonic()
     port = _free_port()
     with (home / "up.log").open("wb") as output:
@@ -119,6 +123,7 @@ def _server(home: Path, console: "Console") -> "Iterator[httpx.Client]":
             stdout=output,
             stderr=output,
             start_new_session=True,
+            preexec_fn=ending_with(os.getpid()),
         )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
@@ -212,10 +217,13 @@ def _watch(client: "httpx.Client", job: str, console: "Console") -> None:
 
 
 def _stream(client: "httpx.Client", job: str) -> "Iterator[tuple[str, Json]]":
-    """The events of stream_job until its end."""
+    """The events of stream_job until its end; they come every second at least."""
+    deadline = time.monotonic() + PATIENCE
     with client.stream("GET", "/api/app/stream_job/v1", params={"id": job}) as answer:
         name = ""
         for line in answer.iter_lines():
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the job was not over within {PATIENCE:g} s.")
             if line.startswith("event: "):
                 name = line.removeprefix("event: ")
             elif line.startswith("data: "):

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -26,7 +26,7 @@ CANNOT_START = 78
 # Dead children are back within a second; one that dies at once is not started in a busy loop.
 RESTART_WAIT = 0.5
 _SHORT_LIFE = 1.0
-# Give up on a first start after this many short lives in a row.
+# A child that never stayed up is given up after this many tries.
 _MOST_FAILURES = 6
 # Services get this long (seconds) to end by themselves, nats-server after them: below 5 together.
 STOP_WAIT = 3.6
@@ -49,7 +49,8 @@ class Child:
     pidfd: int = -1
     started: float = 0.0
     due: float | None = None
-    short_lives: int = field(default=0)
+    short_lives: int = 0
+    stayed_up: bool = False
 
 
 class Supervisor:
@@ -70,8 +71,6 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._old: dict[signal.Signals, object] = {}
-        self.settled = False
-        """Set it once the first start succeeded: from then on nothing is given up."""
         self.stopped = False
 
     def __enter__(self) -> "Supervisor":
@@ -139,7 +138,7 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_ending_with(os.getpid()),
+                preexec_fn=ending_with(os.getpid()),
             )
         child.started = time.monotonic()
         child.pidfd = os.pidfd_open(child.process.pid)
@@ -153,9 +152,11 @@ class Supervisor:
             return
         if status == CANNOT_START:
             raise StartupError(self._last_words(child))
-        lived = time.monotonic() - child.started
-        child.short_lives = child.short_lives + 1 if lived < _SHORT_LIFE else 0
-        if not self.settled and child.short_lives >= _MOST_FAILURES:
+        if time.monotonic() - child.started < _SHORT_LIFE:
+            child.short_lives += 1
+        else:
+            child.short_lives, child.stayed_up = 0, True
+        if not child.stayed_up and child.short_lives >= _MOST_FAILURES:
             raise StartupError(f"The {child.name} does not stay up; see {self._log(child)}.")
         child.due = time.monotonic() + (RESTART_WAIT if child.short_lives else 0)
         self._announce(f"{child.name} {_how(status)}; it is started again.")
@@ -226,7 +227,7 @@ def _how(status: int) -> str:
     return f"ended with status {status}"
 
 
-def _ending_with(parent: int) -> Callable[[], None]:
+def ending_with(parent: int) -> Callable[[], None]:
     """What makes a child get SIGTERM when its parent dies, however that happens."""
     prctl = ctypes.CDLL(None).prctl
 

@@ -71,7 +71,6 @@ def _keep_running(settings: "Settings", *, verbose: bool) -> None:
             family.start(child)
         readiness = Readiness(settings)
         family.run(readiness.reached, poll=_POLL)
-        family.settled = True
         if not family.stopped:
             _say(_welcome(settings))
         family.run(lambda: False, poll=_IDLE)
