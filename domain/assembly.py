@@ -18,7 +18,7 @@ from domain.macros import (
     overrides_of,
     param_context,
 )
-from domain.plugins import default_value
+from domain.plugins import default_values
 
 # Event keys that a job does not take over (data.md 6).
 EVENT_ONLY = frozenset(
@@ -210,9 +210,7 @@ def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset
     Returns the names of those that wait for a server.
     """
     fields = _objects(document.get("fields"))
-    params: Json = {}
-    for definition in [*_objects(made.plugin.get("params")), *fields]:
-        params[definition.get("id", "")] = default_value(definition)
+    params = default_values([*_objects(made.plugin.get("params")), *fields])
     asked = request.overrides.get("params")
     params |= made.event.get("params") or {}
     params |= asked if isinstance(asked, dict) else {}
