@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from services.ledger.errors import Deposed, LedgerUnavailable, WrongSequence
 from services.ledger.streams import ensure_streams
 from tests.services.wire import abort, edit, everything, following, term
 
-NODES = ("a", "b", "c")
+NODES = ("nats1", "nats2", "nats3")
 
 
 class Cluster:
@@ -25,19 +24,23 @@ class Cluster:
 
     def __init__(self, home: Path) -> None:
         ports = {node: (_free_port(), _free_port()) for node in NODES}
-        routes = [f"nats://route:r1@127.0.0.1:{route}" for _, route in ports.values()]
-        names = ("GATEWAY", "SCHEDULER", "SUBSCRIBER", "WORKER1")
-        secret = {f"{name}_PASSWORD": "pw" for name in names}
-        environment = os.environ | secret | {"ROUTE_PASSWORD": "r1", "ROUTES": json.dumps(routes)}
+        routes = [f"nats-route://cluster:r1@127.0.0.1:{route}" for _, route in ports.values()]
+        roles = ("GATEWAY", "SCHEDULER", "SUBSCRIBER", "RUNNER1", "RUNNER2", "RUNNER3")
+        common = {f"{role}_PASSWORD": "pw" for role in roles}
+        common |= {"CLUSTER_PASSWORD": "r1", "ROUTES": json.dumps(routes)}
         self.children = {
             node: subprocess.Popen(
                 [
-                    server_binary(),
-                    *("-c", configuration_dir() / "cluster" / f"{node}.conf"),
-                    *("-a", "127.0.0.1", "-p", str(port)),
-                    *("--cluster", f"nats://127.0.0.1:{route}"),
+                    *(server_binary(), "-c", configuration_dir() / "cluster" / "node.conf"),
+                    *("-a", "127.0.0.1", "--cluster", f"nats://127.0.0.1:{route}"),
                 ],
-                env=environment | {"STORE": json.dumps(str(home / node))},
+                env=common
+                | {
+                    "NODE_NAME": node,
+                    "PORT": str(port),
+                    "CLUSTER_PORT": str(route),
+                    "STORE": str(home / node),
+                },
                 stdout=subprocess.DEVNULL,
                 stderr=(home / f"{node}.log").open("wb"),
             )
@@ -106,7 +109,7 @@ async def test_a_cluster_keeps_the_promises_of_one_node(cluster: Cluster) -> Non
         async with following(gateway, seen.append) as follower:
             acknowledged = [await gateway.append(abort(f"k{n}"), id=f"k{n}") for n in range(50)]
             info = await gateway.api("STREAM.INFO.LEDGER")
-            cluster.kill(info["cluster"]["leader"].removeprefix("nats-"))
+            cluster.kill(info["cluster"]["leader"])
             async with asyncio.timeout(40):
                 acknowledged += [await _persist(gateway, n) for n in range(50, 100)]
             assert await follower.reached(await gateway.end(), 20)

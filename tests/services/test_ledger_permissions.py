@@ -22,7 +22,7 @@ from services.ledger.reader import Follower
 from services.ledger.streams import ensure_streams
 from tests.services.wire import ACTOR, abort, edit, term, tick
 
-ROLES = ("gateway", "scheduler", "subscriber", "runner-worker1")
+ROLES = ("gateway", "scheduler", "subscriber", "runner-runner1")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ async def test_a_gateway_writes_commands_and_neither_orders_reports_nor_terms(
     async with Ledger.open(roles_url % "gateway", name="gateway") as ledger:
         assert await ledger.append(edit("e1", "x"), id="a", expect=0)
         assert await ledger.append(abort("j1"), id="b")
-        for fact in (assigned("worker1"), left("worker1"), term("x"), tick()):
+        for fact in (assigned("runner1"), left("runner1"), term("x"), tick()):
             assert await refused(ledger, fact)
         assert await denied(ledger, "$JS.API.STREAM.DELETE.LEDGER")
         assert await denied(ledger, "$JS.API.DIRECT.GET.SNAPSHOTS", b'{"seq":1}')
@@ -118,44 +118,44 @@ async def test_a_scheduler_leads_orders_and_follows_but_reports_nothing(
     async with Ledger.open(roles_url % "scheduler", name="scheduler") as ledger:
         await ensure_streams(ledger)
         mine = await ledger.append(term("x"), id="t", expect=0)
-        end = await ledger.append_fenced([("o", assigned("worker1")), ("k", tick())], mine)
+        end = await ledger.append_fenced([("o", assigned("runner1")), ("k", tick())], mine)
         follower = Follower(ledger, lambda _: None, after=0)
         task = asyncio.create_task(follower.run())
         assert await follower.reached(end, 5)
         task.cancel()
-        assert await refused(ledger, left("worker1"))
+        assert await refused(ledger, left("runner1"))
         assert await denied(ledger, "$JS.API.STREAM.DELETE.LEDGER")
 
 
 async def test_a_runner_reads_its_own_orders_and_nothing_else(
     owner: Ledger, roles_url: str
 ) -> None:
-    order = await owner.append(assigned("worker1"), id="o1")
+    order = await owner.append(assigned("runner1"), id="o1")
     await owner.append(assigned("other"), id="o2")
-    async with Ledger.open(roles_url % "runner-worker1", name="runner") as ledger:
-        assert await ledger_id(ledger, within=5, consumer="runner-worker1")
+    async with Ledger.open(roles_url % "runner-runner1", name="runner") as ledger:
+        assert await ledger_id(ledger, within=5, consumer="runner-runner1")
         seen: list[int] = []
         follower = Follower(
             ledger,
             lambda r: seen.append(r.sequence),
             after=0,
-            subjects=("facts.order.worker1",),
-            consumer="runner-worker1",
+            subjects=("facts.order.runner1",),
+            consumer="runner-runner1",
         )
         task = asyncio.create_task(follower.run())
         assert await follower.reached(order, 5)
-        later = await owner.append(assigned("worker1"), id="o3")
+        later = await owner.append(assigned("runner1"), id="o3")
         assert await follower.reached(later, 5)
         task.cancel()
         assert seen == [order, later]
 
         create = "$JS.API.CONSUMER.CREATE.LEDGER"
         for filters in ({"filter_subject": "facts.access.>"}, {"filter_subjects": ["facts.>"]}):
-            config = {"name": "runner-worker1", "ack_policy": "none"} | filters
+            config = {"name": "runner-runner1", "ack_policy": "none"} | filters
             body = json.dumps({"stream_name": "LEDGER", "config": config}).encode()
-            assert await denied(ledger, f"{create}.runner-worker1.facts.access.>", body)
-            assert await denied(ledger, f"{create}.runner-worker1", body)
-            reply = await ledger.request(f"{create}.runner-worker1.facts.order.worker1", body)
+            assert await denied(ledger, f"{create}.runner-runner1.facts.access.>", body)
+            assert await denied(ledger, f"{create}.runner-runner1", body)
+            reply = await ledger.request(f"{create}.runner-runner1.facts.order.runner1", body)
             assert "error" in json.loads(reply.data), "a filter was smuggled past the subject"
         for verb in (
             "DIRECT.GET.LEDGER",
@@ -169,10 +169,10 @@ async def test_a_runner_reads_its_own_orders_and_nothing_else(
 
 
 async def test_a_runner_writes_as_itself_only(owner: Ledger, roles_url: str) -> None:
-    async with Ledger.open(roles_url % "runner-worker1", name="runner") as ledger:
-        assert await ledger.append(left("worker1"), id="a")
-        assert (await write_chunks(ledger, "chunks.worker1.j1", [b"log"])).size == 3
-        for fact in (left("other"), assigned("worker1"), abort("j1"), term("x")):
+    async with Ledger.open(roles_url % "runner-runner1", name="runner") as ledger:
+        assert await ledger.append(left("runner1"), id="a")
+        assert (await write_chunks(ledger, "chunks.runner1.j1", [b"log"])).size == 3
+        for fact in (left("other"), assigned("runner1"), abort("j1"), term("x")):
             assert await refused(ledger, fact)
         assert await denied(ledger, "chunks.other.j1", b"x")
         assert await denied(ledger, "live.scheduler", b"{}")
@@ -183,16 +183,16 @@ async def test_launches_and_logs_are_asked_for_across_roles(owner: Ledger, roles
         return message
 
     async with (
-        Ledger.open(roles_url % "runner-worker1", name="runner") as runner,
+        Ledger.open(roles_url % "runner-runner1", name="runner") as runner,
         Ledger.open(roles_url % "scheduler", name="scheduler") as scheduler,
         Ledger.open(roles_url % "gateway", name="gateway") as gateway,
     ):
         await live.answer(scheduler, "live.launch.*", echo, queue="schedulers")
-        await live.answer(runner, "live.log.worker1", echo)
+        await live.answer(runner, "live.log.runner1", echo)
         await scheduler.nc.flush()
         await runner.nc.flush()
-        assert await live.ask(runner, "live.launch.worker1", {"n": 1}, 5) == {"n": 1}
-        assert await live.ask(gateway, "live.log.worker1", {"n": 2}, 5) == {"n": 2}
+        assert await live.ask(runner, "live.launch.runner1", {"n": 1}, 5) == {"n": 1}
+        assert await live.ask(gateway, "live.log.runner1", {"n": 2}, 5) == {"n": 2}
         assert await denied(runner, "live.launch.other", b"{}")
 
 
@@ -209,7 +209,7 @@ async def test_a_subscriber_sees_facts_but_no_access_secrets_or_orders(
         await ledger.nc.flush()
         secret = f.CatalogCreated(at=1.0, actor=ACTOR, type="secret", id="s1", record={})
         session = f.SessionEnded(at=1.0, actor=ACTOR, id="admin", session="x")
-        for fact in (secret, session, assigned("worker1"), edit("e1", "x")):
+        for fact in (secret, session, assigned("runner1"), edit("e1", "x")):
             await owner.append(fact, id=secrets.token_hex(4))
         async with asyncio.timeout(5):
             assert await heard.get() == "ledger.event.e1"
@@ -254,7 +254,7 @@ async def test_a_subscriber_reads_the_history_of_what_it_may_see(
             with pytest.raises(OutcomeUnknown):
                 await consume(filter)
         with pytest.raises(OutcomeUnknown):
-            await consume("facts.event.>", name="runner-worker1")
+            await consume("facts.event.>", name="runner-runner1")
 
 
 async def test_a_denied_permission_is_named_as_a_possible_reason(
@@ -265,7 +265,9 @@ async def test_a_denied_permission_is_named_as_a_possible_reason(
             await appending.append(ledger, tick(), id="a", patience=0.1)
 
 
-def test_the_example_runner_is_made_from_the_template() -> None:
+@pytest.mark.parametrize("server", ["runner1", "runner2", "runner3"])
+def test_the_runners_of_the_cluster_are_made_from_the_template(server: str) -> None:
     folder = configuration_dir() / "permissions"
     template = (folder / "runner.template").read_text()
-    assert (folder / "runner-worker1.conf").read_text() == template.replace("RUNNER", "worker1")
+    made = (folder / f"runner-{server}.conf").read_text()
+    assert made == template.replace("RUNNER", server)
