@@ -80,6 +80,20 @@ class Settings(BaseSettings):
         10.0, ge=0, description="Seconds between SIGTERM and SIGKILL for an aborted job."
     )
     job_env: dict[str, str] = Field(default={}, description="Environment variables of every job.")
+    base_url: str | None = Field(
+        None, description="Where people reach the API, for links in mails; default: host and port."
+    )
+    mail_host: str | None = Field(
+        None, description="SMTP server for emails of actions and limits; none: emails fail."
+    )
+    mail_port: int = Field(25, ge=1, le=65535, description="Port of the SMTP server.")
+    mail_from: str = Field("jobledger@localhost", description="Sender address of emails.")
+    mail_tls: Literal["none", "starttls", "tls"] = Field(
+        "none", description="How the connection to the SMTP server is encrypted."
+    )
+    mail_user: str | None = Field(None, description="Account on the SMTP server, if it wants one.")
+    mail_password_file: Path | None = Field(None, description="File with that account's password.")
+    max_emails_per_day: int = Field(0, ge=0, description="Emails per day; 0 = no limit.")
     retention_days: float = Field(
         0, ge=0, description="Finished jobs older than this many days are erased; 0 = never."
     )
@@ -103,6 +117,11 @@ class Settings(BaseSettings):
     def run_dir(self) -> Path:
         """Where pidfiles, the lock and the NATS address are."""
         return self.data_dir / "run"
+
+    @property
+    def links_url(self) -> str:
+        """Where people reach the API, without a slash at the end."""
+        return (self.base_url or f"http://{self.host}:{self.port}").rstrip("/")
 
     @property
     def nats_url(self) -> str:

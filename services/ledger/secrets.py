@@ -59,6 +59,15 @@ def stream_token(secret: bytes, job: str) -> str:
     return _digest(secret, f"stream {job}").hex()
 
 
+def web_hook_key(secret: bytes, hook: str) -> bytes:
+    """The key that signs what one web hook sends (execution.md 9.4).
+
+    Its hex form is what a receiver is given, `hook` is the record's id, or the URL of an action
+    without a record.
+    """
+    return _digest(secret, f"web_hook {hook}").hex().encode()
+
+
 def write_private(file: Path, content: bytes, *, replace: bool) -> bool:
     """Write a file (mode 0600) whole or not at all; whether it was written.
 
