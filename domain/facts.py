@@ -633,17 +633,25 @@ class JobReturned(FactBase):
 
 
 class TickFired(FactBase):
-    """Up to `evaluated` (Unix seconds) every due time was looked at."""
+    """Up to `evaluated` (Unix seconds) every due time was looked at.
+
+    `cause` is the sequence up to which the ledger was known then: an event that changed after it
+    was looked at in its older form.
+    """
 
     kind: Literal["TickFired"] = "TickFired"
     evaluated: float
 
 
 class TermStarted(FactBase):
-    """A scheduler leads; this fact's sequence is the fencing token of its term."""
+    """A scheduler leads; this fact's sequence is the fencing token of its term.
+
+    `startup`: the service came up with it, so startup triggers are due (scheduling.md 4.1).
+    """
 
     kind: Literal["TermStarted"] = "TermStarted"
     instance: str
+    startup: bool = False
 
 
 class TermEnded(FactBase):

@@ -2,109 +2,195 @@
 
 The leader reads from here where its evaluation of each event must begin and which fires stand on
 the ledger already, so that after any failover every due time has exactly one job. Folded from
-facts alone; evaluates only what an old definition still owes when a new one takes its place.
+facts alone; it must not know the clock, nor what becomes of a fire.
+
+An event's past and present are *stretches* of time: one definition in force and switched on, from
+one second to another. Whatever changes what is due (the event's triggers or counters, its own
+switch, its category's, its plugin's, the master switch, the default zone) ends a stretch, and may
+begin the next. The leader records the fires of one event in order of time, so a fact of a later
+stretch says that the earlier ones are settled; until then they are owed.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from domain import facts as f
+from domain.catalog import CONFIG_ID
 from domain.facts import Json, MadeOf, Recorded
-from domain.triggers import Fire, Plan, catch_up, minutes_between, plan_of
+from domain.triggers import Plan, floor60, minutes_between, plan_of
 from projections.definitions import Definitions
 
 FireId = tuple[int, float]  # trigger index, due second
 
-# What an old definition owed may be launched late by as much as any fire (scheduling.md 3.1).
-OWED_GRACE = 60.0
+# Clocks of two services may differ by this many seconds; beyond, one of them was wrong.
+SKEW = 60.0
+# A service start whose startup triggers nobody fired for this long is over (scheduling.md 4.1).
+STARTUP_WITHIN = 300.0
 
 
-@dataclass(slots=True)
-class EventSchedule:
-    """Where the evaluation of one event stands.
+@dataclass(slots=True, eq=False)
+class Stretch:
+    """A time in which an event's fires are due: those in (`after`, `upto`], Unix seconds.
 
-    anchor: sequence of the fact from which fires get their identity
-    version: sequence of the definition in force; `definition` is its record
-    settled: Unix seconds up to which all is on the ledger and `nth` is the counter
-    fired: fires on the ledger that are due after `settled`
+    anchor: sequence of the fact from which the fires get their identity
+    version: sequence of the definition that the fires are made of; `definition` is its record
+    upto: None while the stretch lasts
+    nth: the counter that a client set for its beginning; None: it goes on from before
     """
 
     anchor: int
     version: int
     definition: Json
     plan: Plan
+    after: float
+    upto: float | None = None
+    nth: int | None = None
+
+
+@dataclass(slots=True)
+class EventSchedule:
+    """Where the evaluation of one event stands.
+
+    stretches: oldest first, at least one; all but the first are unsettled. The last is in force,
+        or, while the event is switched off, holds the cursor in its `upto`
+    settled: second up to which the first stretch is on the ledger; `nth` is the counter there
+    fired: fires on the ledger that are due after `settled`
+    changed: sequence of the last fact that changed the stretches
+    started: due minute of the last startup fire
+    """
+
+    stretches: list[Stretch]
     settled: float
     nth: int | None
+    changed: int
     fired: set[FireId] = field(default_factory=set)
+    started: float = 0.0
 
     @property
-    def enabled(self) -> bool:
-        """Whether the event itself is switched on."""
-        return bool(self.definition.get("enabled"))
+    def current(self) -> Stretch:
+        """The newest stretch."""
+        return self.stretches[-1]
 
     @property
-    def catches_up(self) -> bool:
-        """Whether missed minutes are replayed."""
-        return self.plan.catchup is not None
-
-    @property
-    def counts(self) -> bool:
-        """Whether an nth modifier counts this event's minutes."""
-        return self.plan.every is not None
+    def open(self) -> bool:
+        """Whether fires become due now."""
+        return self.current.upto is None
 
 
 @dataclass(frozen=True, slots=True)
-class OwedFire:
-    """A fire that an earlier definition left behind."""
+class Startup:
+    """A launch that a start of the service owes: the trigger, its index, and the due minute."""
 
-    event: str
-    made_of: MadeOf
     anchor: int
-    fire: Fire
+    index: int
+    trigger: Json
+    due: int
 
 
 class Schedule:
-    """Fold of all facts about due times. `definitions` must have seen each fact first."""
+    """Fold of all facts about due times. `definitions` must have seen each fact first.
+
+    `zone` (IANA name) and `dst_policy` serve where the configuration record names none.
+    """
 
     def __init__(self, definitions: Definitions, *, zone: str, dst_policy: str) -> None:
         self.definitions = definitions
-        self.zone = zone
-        self.dst_policy = dst_policy
         self.position = 0
-        self.evaluated = 0.0
-        self.resumed = 0.0
         self.events: dict[str, EventSchedule] = {}
-        self.owed: dict[tuple[str, int, int, float], OwedFire] = {}
+        self.startups: dict[str, Startup] = {}
         self.running = True
+        self._fallback = (zone, dst_policy)
+        self._reading = self._fallback
+        self._evaluated = 0.0
+        self._evaluated_on = 0
+        self._launched: dict[int, int] = {}
+
+    # --- folding -------------------------------------------------------------------------------
 
     def apply(self, recorded: Recorded) -> None:
-        """Fold one fact."""
+        """Fold one fact; those already folded are ignored. Never raises."""
         if recorded.sequence <= self.position:
             return
         self.position = recorded.sequence
-        fact = recorded.fact
-        match fact:
-            case f.EventCreated():
-                self.events[fact.event] = self._anchored(fact, recorded.sequence, None)
-            case f.EventUpdated():
+        match recorded.fact:
+            case f.EventCreated() as fact:
+                self._created(fact, recorded.sequence)
+            case f.EventUpdated() as fact:
                 self._updated(fact, recorded.sequence)
-            case f.EventDeleted():
-                self.events.pop(fact.event, None)
-                self.owed = {k: v for k, v in self.owed.items() if v.event != fact.event}
-            case f.JobRequested() | f.LaunchRejected():
+            case f.EventDeleted(event=event):
+                self.events.pop(event, None)
+                self.startups.pop(event, None)
+            case f.JobRequested() | f.LaunchRejected() as fact:
+                self._launched_one(fact)
                 self._fired(fact)
-            case f.FiresMissed():
-                self._settle(fact.event, fact.upto, fact.counters)
-            case f.TickFired():
-                self._ticked(fact.evaluated)
-            case f.MasterSwitched():
-                if fact.enabled and not self.running:
-                    self.resumed = fact.at
+            case f.FiresMissed() as fact:
+                self._missed(fact)
+            case f.TickFired(evaluated=evaluated, cause=cause):
+                self._evaluated = evaluated
+                self._evaluated_on = cause if isinstance(cause, int) else recorded.sequence
+            case f.TermStarted() as fact:
+                self._term(fact)
+            case f.MasterSwitched() as fact:
                 self.running = fact.enabled
-            case f.CatalogUpdated(type="category" | "plugin"):
-                self._reopened(fact)
+                self._switch_all(fact.at)
+            case f.CatalogCreated() | f.CatalogUpdated() | f.CatalogDeleted() as fact:
+                self._catalog(fact)
             case _:
                 pass
+
+    def _created(self, fact: f.EventCreated | f.EventUpdated, sequence: int) -> None:
+        counters = fact.counters or f.Counters()
+        stretch = self._stretch(fact, sequence)
+        if stretch.plan.catchup is not None and counters.cursor is not None:
+            stretch.after = counters.cursor + 59.0
+        if not self.gate_open(fact.event):
+            stretch.upto = stretch.after
+        self.events[fact.event] = EventSchedule([stretch], stretch.after, counters.nth, sequence)
+
+    def _updated(self, fact: f.EventUpdated, sequence: int) -> None:
+        entry = self.events.get(fact.event)
+        if entry is None:
+            self._created(fact, sequence)
+        elif fact.counters or {"triggers", "enabled"} & set(fact.changed):
+            self._anchor(entry, fact, sequence)
+        else:
+            entry.current.version, entry.current.definition = sequence, fact.definition
+            self._switch(fact.event, entry, fact.at)
+
+    def _anchor(self, entry: EventSchedule, fact: f.EventUpdated, sequence: int) -> None:
+        """A new definition takes the old one's place; what the old one owes stays owed."""
+        self._look(entry)
+        counters = fact.counters or f.Counters()
+        old, was_open = entry.current, entry.open
+        new = self._stretch(fact, sequence)
+        new.nth = counters.nth
+        at = _boundary(entry, fact.at)
+        if was_open:
+            old.upto = max(at, old.after)
+        new.after = at
+        if new.plan.catchup is not None and old.plan.catchup is not None:
+            # The cursor stands still while the event is off, and may stand in the future (3.5).
+            new.after = old.upto if old.upto is not None else at
+        entry.stretches.append(new)
+        if new.plan.catchup is not None and counters.cursor is not None:
+            new.after = counters.cursor + 59.0
+            _jump(entry)
+        if not self.gate_open(fact.event):
+            new.upto = new.after
+        entry.changed = sequence
+        _drop_settled(entry)
+
+    def _stretch(self, fact: f.EventCreated | f.EventUpdated, sequence: int) -> Stretch:
+        plan = self._plan(fact.definition)
+        return Stretch(sequence, sequence, fact.definition, plan, fact.at)
+
+    def _plan(self, definition: Json) -> Plan:
+        zone, dst_policy = self._reading
+        triggers = definition.get("triggers")
+        return plan_of(
+            triggers if isinstance(triggers, list) else [], default_zone=zone, dst_policy=dst_policy
+        )
+
+    # --- switches ------------------------------------------------------------------------------
 
     def gate_open(self, event: str) -> bool:
         """Whether the event's own, its category's and its plugin's switches are on (3.2)."""
@@ -120,20 +206,122 @@ class Schedule:
             and (plugin is None or bool(plugin.record.get("enabled", True)))
         )
 
-    def start(self, event: str) -> tuple[float, int | None]:
-        """From which second on a new leader evaluates this event, and the counter there."""
-        entry = self.events[event]
-        if entry.catches_up:
-            return entry.settled, entry.nth
-        after = max(entry.settled, self.evaluated, self.resumed)
-        nth = entry.nth
-        if entry.counts and after > entry.settled:
-            for minute in minutes_between(entry.plan, entry.settled, after, nth=nth):
-                nth = nth if minute.nth is None else minute.nth
-        return after, nth
+    def _catalog(self, fact: f.CatalogCreated | f.CatalogUpdated | f.CatalogDeleted) -> None:
+        if fact.type == "config" and fact.id == CONFIG_ID:
+            self._read_again(fact.at)
+        elif fact.type in ("category", "plugin"):
+            if isinstance(fact, f.CatalogUpdated) and "enabled" not in fact.changed:
+                return
+            for event, entry in self.events.items():
+                if entry.current.definition.get(fact.type) == fact.id:
+                    self._switch(event, entry, fact.at)
 
-    def made_of(self, entry: EventSchedule) -> MadeOf:
-        """The sequences of the definitions that a fire of this event is made of."""
+    def _read_again(self, at: float) -> None:
+        """Another default zone or daylight saving policy: all triggers mean something else."""
+        zone, dst_policy = self._fallback
+        config = self.definitions.config
+        reading = (str(config.get("timezone") or zone), str(config.get("dst_policy") or dst_policy))
+        if reading == self._reading:
+            return
+        self._reading = reading
+        for entry in self.events.values():
+            plan = self._plan(entry.current.definition)
+            if plan == entry.current.plan:
+                continue
+            if not entry.open:
+                entry.current.plan = plan
+                continue
+            self._look(entry)
+            self._close(entry, at)
+            entry.stretches.append(_after(entry.current, entry.current.upto or at, plan))
+            entry.changed = self.position
+            _drop_settled(entry)
+
+    def _switch_all(self, at: float) -> None:
+        for event, entry in self.events.items():
+            self._switch(event, entry, at)
+
+    def _switch(self, event: str, entry: EventSchedule, at: float) -> None:
+        """Begin or end a stretch, if a switch that concerns the event was turned."""
+        is_open = self.gate_open(event)
+        if is_open == entry.open:
+            return
+        self._look(entry)
+        if is_open:
+            old = entry.current
+            rest = old.upto if old.plan.catchup is not None else None
+            after = _boundary(entry, at) if rest is None else rest
+            entry.stretches.append(_after(old, after, old.plan))
+        else:
+            self._close(entry, at)
+        entry.changed = self.position
+        _drop_settled(entry)
+
+    def _close(self, entry: EventSchedule, at: float) -> None:
+        entry.current.upto = max(_boundary(entry, at), entry.current.after)
+
+    # --- what the leader records ---------------------------------------------------------------
+
+    def _fired(self, fact: f.JobRequested | f.LaunchRejected) -> None:
+        key, entry = fact.fire, self.events.get(fact.event)
+        if key is None or entry is None:
+            return
+        if fact.source == "startup":
+            entry.started = max(entry.started, key.due)
+            self.startups.pop(fact.event, None)
+            return
+        self._look(entry)
+        belongs = _reach(entry, key.anchor, key.due)
+        if key.due > entry.settled:
+            entry.fired.add((key.trigger, key.due))
+        if belongs and fact.counters is not None and fact.counters.cursor is not None:
+            _settle(entry, fact.counters.cursor, fact.counters.nth)
+
+    def _missed(self, fact: f.FiresMissed) -> None:
+        entry = self.events.get(fact.event)
+        if entry is None or not isinstance(fact.cause, int):
+            return
+        self._look(entry)
+        if _reach(entry, fact.cause, fact.upto):
+            _settle(entry, fact.upto, fact.counters.nth if fact.counters else None)
+
+    def _term(self, fact: f.TermStarted) -> None:
+        """A start of the service owes each startup trigger one launch (scheduling.md 4.1)."""
+        self.startups = {
+            event: owed
+            for event, owed in self.startups.items()
+            if fact.at - owed.due < STARTUP_WITHIN + 60
+        }
+        if not fact.startup or not self.running:
+            return
+        due = floor60(fact.at)
+        for event, entry in self.events.items():
+            found = _startup_of(entry.current.definition)
+            if found is not None and entry.open and entry.started != due:
+                self.startups[event] = Startup(entry.current.anchor, *found, due)
+
+    def _launched_one(self, fact: f.JobRequested | f.LaunchRejected) -> None:
+        if isinstance(fact, f.LaunchRejected):
+            return
+        minute = floor60(max(fact.at, fact.until or 0.0))
+        self._launched[minute] = self._launched.get(minute, 0) + 1
+        if len(self._launched) > 1:
+            self._launched = {m: n for m, n in self._launched.items() if m >= floor60(fact.at)}
+
+    # --- what the leader asks ------------------------------------------------------------------
+
+    def launched(self, minute: int) -> int:
+        """How many jobs were requested in a minute (Unix seconds), or wait for it."""
+        return self._launched.get(minute, 0)
+
+    def begin(self, event: str) -> tuple[Stretch, float, int | None]:
+        """Where evaluation goes on: the stretch, the second reached in it, the counter there."""
+        entry = self.events[event]
+        self._look(entry)
+        return entry.stretches[0], entry.settled, entry.nth
+
+    def made_of(self, stretch: Stretch) -> MadeOf:
+        """The sequences of the definitions that a fire of this stretch is made of."""
         catalog = self.definitions.catalog
 
         def sequence_of(type: str, id: str) -> int:
@@ -141,87 +329,102 @@ class Schedule:
             return version.sequence if version else 0
 
         return MadeOf(
-            event=entry.version,
-            category=sequence_of("category", str(entry.definition.get("category"))),
-            plugin=sequence_of("plugin", str(entry.definition.get("plugin"))),
-            config=sequence_of("config", "config"),
+            event=stretch.version,
+            category=sequence_of("category", str(stretch.definition.get("category"))),
+            plugin=sequence_of("plugin", str(stretch.definition.get("plugin"))),
+            config=sequence_of("config", CONFIG_ID),
         )
 
-    def _updated(self, fact: f.EventUpdated, sequence: int) -> None:
-        old = self.events.get(fact.event)
-        reanchors = old is None or fact.counters or {"triggers", "enabled"} & set(fact.changed)
-        if reanchors:
-            if old is not None:
-                self._keep_owed(fact, old)
-            self.events[fact.event] = self._anchored(fact, sequence, old)
-        elif old is not None:
-            old.version, old.definition = sequence, fact.definition
-
-    def _anchored(
-        self, fact: f.EventCreated | f.EventUpdated, sequence: int, old: EventSchedule | None
-    ) -> EventSchedule:
-        triggers: list[Json] = fact.definition.get("triggers") or []
-        plan = plan_of(triggers, default_zone=self.zone, dst_policy=self.dst_policy)
-        counters = fact.counters or f.Counters()
-        nth = counters.nth if counters.nth is not None else (old.nth if old else None)
-        settled = fact.at
-        if plan.catchup is not None and counters.cursor is not None:
-            settled = counters.cursor + 59.0
-        elif old is not None and old.catches_up and plan.catchup is not None and not old.enabled:
-            settled = old.settled  # while it was off, the cursor stood still (scheduling.md 3.2)
-        return EventSchedule(sequence, sequence, fact.definition, plan, settled, nth)
-
-    def _keep_owed(self, fact: f.EventUpdated, old: EventSchedule) -> None:
-        """Fires of the old definition, due before its end, that are not on the ledger yet."""
-        if not old.enabled or not self.running:
+    def _look(self, entry: EventSchedule) -> None:
+        """Take in what the last tick says of an event that it knew."""
+        if entry.changed > self._evaluated_on:
             return
-        after, nth = self.start(fact.event)
-        found = catch_up(old.plan, after, fact.at, nth=nth, grace=OWED_GRACE)
-        made_of = self.made_of(old)
-        for fire in (fire for minute in found.minutes for fire in minute.fires):
-            if (fire.trigger, fire.due) not in old.fired:
-                key = (fact.event, old.anchor, fire.trigger, float(fire.due))
-                self.owed[key] = OwedFire(fact.event, made_of, old.anchor, fire)
+        while True:
+            first = entry.stretches[0]
+            upto = self._evaluated if first.upto is None else min(self._evaluated, first.upto)
+            _settle(entry, upto, None)
+            if len(entry.stretches) == 1 or first.upto is None or first.upto > entry.settled:
+                return
+            _next_stretch(entry)
 
-    def _fired(self, fact: f.JobRequested | f.LaunchRejected) -> None:
-        key = fact.fire
-        if key is None:
-            return
-        self.owed.pop((fact.event, key.anchor, key.trigger, key.due), None)
-        entry = self.events.get(fact.event)
-        if entry is None or entry.anchor != key.anchor:
-            return
-        if key.due > entry.settled:
-            entry.fired.add((key.trigger, key.due))
-        if fact.counters is not None and fact.counters.cursor is not None:
-            self._settle(fact.event, fact.counters.cursor, fact.counters)
 
-    def _settle(self, event: str, upto: float, counters: f.Counters | None) -> None:
-        entry = self.events.get(event)
-        if entry is None or upto < entry.settled:
-            return
-        entry.settled = upto
-        if counters is not None and counters.nth is not None:
-            entry.nth = counters.nth
+def _startup_of(definition: Json) -> tuple[int, Json] | None:
+    """The enabled startup trigger and its index."""
+    triggers = definition.get("triggers")
+    for index, trigger in enumerate(triggers if isinstance(triggers, list) else []):
+        is_startup = isinstance(trigger, dict) and trigger.get("type") == "startup"
+        if is_startup and trigger.get("enabled"):
+            return index, trigger
+    return None
+
+
+def _after(old: Stretch, after: float, plan: Plan) -> Stretch:
+    return replace(old, after=after, upto=None, nth=None, plan=plan)
+
+
+def _boundary(entry: EventSchedule, at: float) -> float:
+    """The second at which a change takes effect: its own, or just after what was fired by then.
+
+    The order on the ledger decides, as far as clocks of services may differ.
+    """
+    reached = max([entry.settled, *(due for _, due in entry.fired)])
+    return reached if at < reached < at + SKEW else at
+
+
+def _settle(entry: EventSchedule, upto: float, nth: int | None) -> None:
+    """All due in the first stretch up to this second is on the ledger."""
+    if upto < entry.settled:
+        return
+    plan = entry.stretches[0].plan
+    if nth is None and plan.every is not None:
+        nth = counter_after(plan, entry.settled, upto, entry.nth)
+    if nth is not None:
+        entry.nth = nth
+    entry.settled = upto
+    if entry.fired:
         entry.fired = {key for key in entry.fired if key[1] > upto}
 
-    def _ticked(self, evaluated: float) -> None:
-        self.evaluated = max(self.evaluated, evaluated)
-        for event, entry in self.events.items():
-            if entry.counts or evaluated <= entry.settled:
-                continue  # a counter moves only with a fact that says so
-            if not entry.catches_up or self.gate_open(event):
-                self._settle(event, evaluated, None)
 
-    def _reopened(self, fact: f.CatalogUpdated) -> None:
-        """A category or plugin was switched on: without catch-up nothing before it is due."""
-        if "enabled" not in fact.changed or not fact.record.get("enabled"):
+def counter_after(plan: Plan, after: float, upto: float, nth: int | None) -> int | None:
+    """The nth counter once all due minutes of (after, upto] are complete that can be."""
+    for minute in minutes_between(plan, after, upto, nth=nth):
+        nth = nth if minute.nth is None else minute.nth
+    return nth
+
+
+def _reach(entry: EventSchedule, anchor: int, second: float) -> bool:
+    """Leave the stretches before the one to which a fact belongs; False if it belongs to none."""
+    for place, stretch in enumerate(entry.stretches):
+        inside = stretch.after < second and (stretch.upto is None or second <= stretch.upto)
+        if stretch.anchor == anchor and inside:
+            for _ in range(place):
+                _next_stretch(entry)
+            return True
+    return False
+
+
+def _next_stretch(entry: EventSchedule) -> None:
+    """The first stretch is settled: go on with the one after it."""
+    left = entry.stretches[0]
+    assert left.upto is not None
+    _settle(entry, left.upto, None)
+    del entry.stretches[0]
+    first = entry.stretches[0]
+    entry.settled = first.after
+    if first.nth is not None:
+        entry.nth = first.nth
+
+
+def _drop_settled(entry: EventSchedule) -> None:
+    while len(entry.stretches) > 1:
+        upto = entry.stretches[0].upto
+        if upto is None or upto > entry.settled:
             return
-        for event in self._events_of(fact.type, fact.id):
-            entry = self.events.get(event)
-            if entry is not None and not entry.catches_up:
-                self._settle(event, fact.at, None)
+        _next_stretch(entry)
 
-    def _events_of(self, key: str, id: str) -> Iterable[str]:
-        events = self.definitions.events.items()
-        return [event for event, version in events if version.record.get(key) == id]
+
+def _jump(entry: EventSchedule) -> None:
+    """A client set the cursor: what was owed before it was set is not, whatever it was."""
+    while len(entry.stretches) > 1:
+        _next_stretch(entry)
+    entry.fired.clear()

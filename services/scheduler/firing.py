@@ -2,68 +2,96 @@
 
 Keeps a heap of next due seconds, so that a round costs work only for events that are due. What
 was fired is read from `projections/schedule.py`; this module remembers nothing that a successor
-would miss.
+would miss. What a scheduler plugin decides is put as a question to `asking.py`; the facts of one
+event are recorded in order of time all the same.
 """
 
 import heapq
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from domain import facts as f
-from domain.facts import Json, MadeOf
-from domain.ids import derived_job_id
+from domain.firing import (
+    Launch,
+    Rules,
+    day_refusal,
+    launch_of_fire,
+    launch_of_startup,
+    rejected,
+    requested,
+    rules_of,
+)
+from domain.trigger_plugin import Answer, Question, Refused
 from domain.triggers import CatchUp, Fire, Minute, catch_up, floor60, next_due
-from projections.schedule import EventSchedule, OwedFire, Schedule
+from projections.active_jobs import ActiveJobs
+from projections.event_state import EventStates
+from projections.schedule import EventSchedule, Schedule, Stretch, counter_after
 from services.settings import Settings
 
-# A round takes on this many fires at most, so that dispatch is never kept waiting for long.
+# A round takes on about this many fires, so that dispatch is never kept waiting for long.
 ROUND = 1000
+# Due minutes evaluated in one round, missed ones included: some 0.1 s of work.
+LOOKED_AT = 20_000
 TICK_AFTER_FIRES = 60.0  # seconds; bounds what a successor evaluates again
 TICK_ANYWAY = 3600.0
 
 Decision = tuple[str, f.Fact]
 
 
+@dataclass(slots=True)
+class _Reached:
+    """How far an event was evaluated in this term, beyond what the ledger says."""
+
+    stretch: Stretch
+    position: float
+    nth: int | None
+
+
 class Firing:
     """The leader's clockwork. Times are Unix seconds."""
 
-    def __init__(self, schedule: Schedule, settings: Settings) -> None:
+    def __init__(
+        self, schedule: Schedule, settings: Settings, states: EventStates, jobs: ActiveJobs
+    ) -> None:
         self.schedule = schedule
         self.settings = settings
+        self.states = states
+        self.jobs = jobs
         self.actor = f.Actor(type="scheduler", id="")
+        self.term = 0  # counts the terms of this process, to know answers to an earlier one's
+        self.questions: dict[str, deque[Question]] = {}
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
-        self._reached: dict[str, tuple[float, int | None]] = {}
-        self._anchors: dict[str, int] = {}
-        self._launched: Counter[int] = Counter()
+        self._reached: dict[str, _Reached] = {}
+        self._asked: dict[str, dict[str, float]] = {}
+        self._answered: deque[tuple[Question, Answer]] = deque()
         self._ticked = 0.0
         self._fired_since_tick = False
+        self._braked: Counter[int] = Counter()
+        self._requested: Counter[str] = Counter()
+        self._rules: dict[f.MadeOf, Rules] = {}
 
     def begin(self, actor: f.Actor, now: float) -> None:
         """Forget the past and start from what the ledger says: a new term."""
         self.actor = actor
-        self._heap.clear()
-        self._due.clear()
-        self._reached.clear()
-        self._anchors.clear()
-        self._ticked = max(self.schedule.evaluated, now - TICK_ANYWAY)
+        self.term += 1
+        for memory in (self._heap, self._due, self._reached, self._asked, self._answered):
+            memory.clear()
+        self.questions.clear()
+        self._ticked = now - TICK_ANYWAY
         self._fired_since_tick = True
         for event in self.schedule.events:
             self.arm(event)
 
+    # --- what is due when ----------------------------------------------------------------------
+
     def arm(self, event: str) -> None:
         """Find out when this event is due next; call it whenever its definition changed."""
         entry = self.schedule.events.get(event)
-        if entry is None or not self.schedule.gate_open(event):
-            self._due.pop(event, None)
+        due = None if entry is None else self._next(event, entry)
+        if entry is None:
             self._reached.pop(event, None)
-            self._anchors.pop(event, None)
-            return
-        if self._anchors.get(event) != entry.anchor or event not in self._reached:
-            self._anchors[event] = entry.anchor
-            self._reached[event] = self.schedule.start(event)
-        after, _ = self._reached[event]
-        due = next_due(entry.plan, after)
         if due is None:
             self._due.pop(event, None)
             return
@@ -71,14 +99,27 @@ class Firing:
         heapq.heappush(self._heap, (due, event))
 
     def arm_all(self) -> None:
-        """A switch that concerns many events was turned (master, category, plugin)."""
-        for event in self.schedule.events:
-            self._reached.pop(event, None)
+        """A switch that concerns many events was turned (master, category, plugin, zone)."""
+        for event in list(self._due.keys() | self.schedule.events.keys()):
             self.arm(event)
+
+    def _next(self, event: str, entry: EventSchedule) -> float | None:
+        """The next due second; goes on to the stretch in which it falls."""
+        reached = self._reached.get(event)
+        if reached is None or not _holds(entry, reached.stretch):
+            reached = self._reached[event] = _Reached(*self.schedule.begin(event))
+        while True:
+            stretch = reached.stretch
+            due = next_due(stretch.plan, reached.position) if stretch.plan.launchers else None
+            if due is not None and (stretch.upto is None or due <= stretch.upto):
+                return due
+            if stretch is entry.current or stretch.upto is None or self._asked.get(event):
+                return None
+            reached = self._reached[event] = _following(entry, reached)
 
     def next_due(self) -> float | None:
         """When the next fire is due, in Unix seconds; 0 if something is owed from before."""
-        if self.schedule.owed:
+        if self._answered or self.schedule.startups:
             return 0.0
         return self._top()
 
@@ -87,159 +128,280 @@ class Firing:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
+    # --- one round -----------------------------------------------------------------------------
+
     def decide(self, now: float) -> list[Decision]:
-        """Everything that is due at `now`, oldest first, as far as one round takes it."""
-        if self.schedule.owed:
-            return [self._owed(owed, now) for owed in list(self.schedule.owed.values())[:ROUND]]
-        decisions: list[Decision] = []
-        while len(decisions) < ROUND and (due := self._top()) is not None and due <= now:
+        """What is due at `now`, oldest first, as far as one round takes it."""
+        self._braked.clear()
+        self._requested.clear()
+        self._rules.clear()
+        decisions = [*self._settle_answers(now), *self._startups(now)]
+        looked_at = 0
+        while len(decisions) < ROUND and looked_at < LOOKED_AT:
+            due = self._top()
+            if due is None or due > now:
+                break
             _, event = heapq.heappop(self._heap)
-            decisions += self._evaluate(event, now)
+            found, minutes = self._evaluate(event, now, ROUND - len(decisions))
+            decisions += found
+            looked_at += minutes
         self._fired_since_tick = self._fired_since_tick or bool(decisions)
         return decisions or self._tick(now)
 
     def settle(self, now: float) -> list[Decision]:
-        """Record how far was evaluated, at the end of a term."""
+        """Record how far was evaluated, at the end of a term; nothing if something is due.
+
+        Starts from the ledger: what was decided last may not stand there.
+        """
+        self.begin(self.actor, now)
         due = self.next_due()
-        if due is not None and due <= now:
-            return []
-        return [(f"tick-{self.actor.id}-{now}", self._tick_fact(now))]
+        return [] if due is not None and due <= now else [self._tick_fact(now)]
 
     def _tick(self, now: float) -> list[Decision]:
+        due = self._top()
         wait = TICK_AFTER_FIRES if self._fired_since_tick else TICK_ANYWAY
-        if now - self._ticked < wait:
+        if now - self._ticked < wait or (due is not None and due <= now):
             return []
         self._ticked, self._fired_since_tick = now, False
-        return [(f"tick-{self.actor.id}-{now}", self._tick_fact(now))]
+        return [self._tick_fact(now)]
 
-    def _tick_fact(self, now: float) -> f.TickFired:
-        return f.TickFired(at=now, actor=self.actor, evaluated=now)
+    def _tick_fact(self, now: float) -> Decision:
+        unanswered = [due for asked in self._asked.values() for due in asked.values()]
+        evaluated = min([now, *(due - 1 for due in unanswered)])
+        fact = f.TickFired(
+            at=now, actor=self.actor, cause=self.schedule.position, evaluated=evaluated
+        )
+        return f"tick-{self.actor.id}-{now}", fact
 
-    def _evaluate(self, event: str, now: float) -> list[Decision]:
-        entry = self.schedule.events.get(event)
-        if entry is None or event not in self._reached or not self.schedule.gate_open(event):
-            self._due.pop(event, None)
-            return []
-        after, nth = self._reached[event]
-        found = catch_up(entry.plan, after, now, nth=nth, grace=self.settings.misfire_grace)
-        self._reached[event] = (found.position, found.nth)
-        decisions = self._missed(event, entry, found, after, now)
-        decisions += self._launches(event, entry, found, now)
-        if found.done:
+    def _evaluate(self, event: str, now: float, room: int) -> tuple[list[Decision], int]:
+        """The decisions about an event that is due, and how many due minutes were looked at."""
+        entry, reached = self.schedule.events.get(event), self._reached.get(event)
+        self._due.pop(event, None)
+        if (
+            entry is None
+            or reached is None
+            or not any(s is reached.stretch for s in entry.stretches)
+        ):
             self.arm(event)
+            return [], 0
+        found = self._look(reached, now)
+        if found.missed is not None and self._asked.get(event):
+            return [], 0  # armed again with the answer: facts of an event are in order of time
+        decisions = self._missed(event, entry, reached, found, now)
+        launches, cut = self._launches(event, entry, reached.stretch, found, now, room)
+        decisions += launches
+        if cut is None:
+            reached.position, reached.nth = found.position, found.nth
         else:
-            self._due[event] = now
+            reached.position, reached.nth = cut
+        if cut is not None or not found.done:
+            self._due[event] = now  # after everybody else who is due now
             heapq.heappush(self._heap, (now, event))
-        return decisions
+        else:
+            self.arm(event)
+        return decisions, len(found.minutes) + (found.missed.count if found.missed else 0)
+
+    def _look(self, reached: _Reached, now: float) -> CatchUp:
+        """What of the stretch is launched and what is given up.
+
+        nth counts every due minute, missed ones too: so a counter depends on time alone.
+        """
+        stretch, plan = reached.stretch, reached.stretch.plan
+        end = now if stretch.upto is None else min(now, stretch.upto)
+        grace = max(0.0, self.settings.misfire_grace - (now - end))
+        found = catch_up(plan, reached.position, end, nth=reached.nth, grace=grace)
+        young = self._given_up_to(reached, now)
+        if plan.every is None or plan.catchup is not None or young <= reached.position:
+            return found
+        nth = counter_after(plan, reached.position, young, reached.nth)
+        return replace(catch_up(plan, young, end, nth=nth, grace=grace), missed=found.missed)
+
+    def _given_up_to(self, reached: _Reached, now: float) -> float:
+        """The second up to which nothing is launched any more without catch-up."""
+        upto = reached.stretch.upto
+        end = now if upto is None else min(now, upto)
+        return min(end, max(reached.position, now - self.settings.misfire_grace))
 
     def _missed(
-        self, event: str, entry: EventSchedule, found: CatchUp, after: float, now: float
+        self, event: str, entry: EventSchedule, reached: _Reached, found: CatchUp, now: float
     ) -> list[Decision]:
-        missed = found.missed
+        missed, stretch = found.missed, reached.stretch
         if missed is None:
             return []
         known = sum(1 for _, due in entry.fired if missed.first <= due <= missed.last)
         if missed.count <= known:
             return []
+        if stretch.plan.catchup is None:
+            upto, reason = self._given_up_to(reached, now), "Nobody launched them in time."
+        else:
+            upto, reason = float(missed.last), "Catch-up launches the newest only."
         fact = f.FiresMissed(
             at=now,
             actor=self.actor,
-            cause=entry.anchor,
+            cause=stretch.anchor,
             event=event,
-            after=after,
-            upto=missed.last,
+            after=reached.position,
+            upto=upto,
             count=missed.count - known,
-            reason="Nobody evaluated these due times in time.",
-            counters=None if entry.catches_up else f.Counters(cursor=missed.last),
+            reason=reason,
+            counters=f.Counters(
+                cursor=int(upto),
+                nth=counter_after(stretch.plan, reached.position, upto, reached.nth)
+                if stretch.plan.every
+                else None,
+            ),
         )
-        return [(f"missed-{event}-{entry.anchor}-{missed.last}", fact)]
+        return [(f"missed-{event}-{stretch.anchor}-{upto}", fact)]
 
     def _launches(
-        self, event: str, entry: EventSchedule, found: CatchUp, now: float
-    ) -> Iterator[Decision]:
-        made_of = self.schedule.made_of(entry)
-        author = str(entry.definition.get("username") or "")
-        for minute in found.minutes:
-            fires = [x for x in minute.fires if (x.trigger, x.due) not in entry.fired]
-            for fire in fires:
-                last = fire is fires[-1] and fire is minute.fires[-1]
-                counters = _counters(minute, fire) if last else None
-                yield self._launch(event, entry.anchor, made_of, author, fire, now, counters)
-
-    def _launch(
         self,
         event: str,
-        anchor: int,
-        made_of: MadeOf,
-        author: str,
-        fire: Fire,
+        entry: EventSchedule,
+        stretch: Stretch,
+        found: CatchUp,
         now: float,
-        counters: f.Counters | None,
-    ) -> Decision:
-        job = derived_job_id(fire.due, "fire", event, anchor, fire.trigger, fire.due)
-        key = f.FireKey(anchor=anchor, trigger=fire.trigger, due=fire.due)
-        if fire.plugin is not None:
-            reason = "Scheduler plugins are not available."
-            return job, f.LaunchRejected(
-                at=now,
-                actor=self.actor,
-                cause=anchor,
-                event=event,
-                job=job,
-                reason=reason,
-                now=fire.due,
-                source="plugin",
-                fire=key,
-                counters=counters,
-            )
-        until = self._braked(fire.until, now)
-        return job, f.JobRequested(
-            at=now,
-            actor=self.actor,
-            cause=anchor,
-            event=event,
-            job=job,
-            made_of=made_of,
-            source="scheduler",
-            stype=None if fire.type == "schedule" else fire.type,
-            username=author,
-            now=fire.due,
-            overrides={"params": fire.params} if fire.params else {},
-            add_tags=list(fire.tags),
-            input=_input(fire),
-            until=until,
-            wait="start_delay" if until is not None else None,
-            invisible=fire.invisible,
-            ephemeral=fire.ephemeral,
-            fire=key,
-            counters=counters,
-        )
+        room: int,
+    ) -> tuple[list[Decision], tuple[float, int | None] | None]:
+        """The launches of due minutes; and where to go on, if there was no room for all."""
+        decisions: list[Decision] = []
+        made_of = self.schedule.made_of(stretch)
+        taken = 0
+        for place, minute in enumerate(found.minutes):
+            for fire in minute.fires:
+                if (fire.trigger, fire.due) in entry.fired:
+                    continue
+                launch = launch_of_fire(event, stretch.definition, stretch.anchor, made_of, fire)
+                if minute.complete and fire is minute.fires[-1]:
+                    counters = f.Counters(cursor=fire.due, nth=minute.nth)
+                    launch = replace(launch, counters=counters)
+                taken += 1
+                if fire.plugin is None:
+                    decisions.append(self._launch(launch, now))
+                else:
+                    self._ask(launch, stretch, fire)
+            if taken >= room and minute.fires and place + 1 < len(found.minutes):
+                return decisions, (float(minute.fires[-1].due), _counter(found.minutes, place))
+        return decisions, None
 
-    def _owed(self, owed: OwedFire, now: float) -> Decision:
-        entry = self.schedule.events.get(owed.event)
-        author = str(entry.definition.get("username") or "") if entry else ""
-        return self._launch(owed.event, owed.anchor, owed.made_of, author, owed.fire, now, None)
+    # --- one launch ----------------------------------------------------------------------------
 
-    def _braked(self, until: float | None, now: float) -> float | None:
-        """The jobs-per-minute brake: what is too much waits for a later minute (3.6)."""
-        brake = self.settings.max_jobs_per_min
+    def _launch(self, launch: Launch, now: float) -> Decision:
+        """The job request, or why there is none (execution.md 3.2)."""
+        reason = self._refusal(launch, now)
+        minute = self._free_minute(now)
+        if reason is None and minute is None:
+            limit = self.settings.max_jobs_per_min
+            reason = f"Global jobs per minute limit has been reached ({limit}/min)"
+        if reason is not None:
+            return launch.job, rejected(launch, reason, actor=self.actor, at=now)
+        assert minute is not None
+        self._requested[launch.event] += 1
+        self._braked[minute] += 1
+        not_before = float(minute) if minute > now else 0.0
+        return launch.job, requested(launch, actor=self.actor, at=now, not_before=not_before)
+
+    def _refusal(self, launch: Launch, now: float) -> str | None:
+        made_of = launch.made_of
+        rules = self._rules.get(made_of)
+        if rules is None:
+            version = self.schedule.definitions.events.get(launch.event)
+            made = self.schedule.definitions.made(made_of)
+            definition = made.event if made else (version.record if version else {})
+            rules = self._rules[made_of] = rules_of(launch.event, definition, made_of, made)
+        if rules.refusal is not None or not rules.days:
+            return rules.refusal
+
+        def count(condition: str) -> int:
+            ended = self.states.today(launch.event, condition, now)
+            if condition != "complete":
+                return ended
+            live = len(self.jobs.by_event.get(launch.event, ()))
+            return ended + live + self._requested[launch.event]
+
+        return day_refusal(rules, launch.event, count)
+
+    def _free_minute(self, now: float) -> int | None:
+        """The minute in which the jobs-per-minute brake lets one more job start (3.6)."""
+        minute, brake = floor60(now), self.settings.max_jobs_per_min
         if not brake:
-            return until
-        first = minute = floor60(now)
-        while self._launched[minute] >= brake:
+            return minute
+        if self._braked:
+            minute = max(minute, *self._braked)
+        while self.schedule.launched(minute) + self._braked[minute] >= brake:
+            if self.settings.max_jobs_per_min_policy == "drop":
+                return None
             minute += 60
-        self._launched[minute] += 1
-        for past in [m for m in self._launched if m < first]:
-            del self._launched[past]
-        return until if minute == first else max(until or 0.0, float(minute))
+        return minute
+
+    def _startups(self, now: float) -> Iterator[Decision]:
+        """Launches that a start of the service owes (scheduling.md 4.1)."""
+        for event, owed in list(self.schedule.startups.items())[:ROUND]:
+            stretch = self.schedule.events[event].current
+            key = f.FireKey(anchor=owed.anchor, trigger=owed.index, due=owed.due)
+            made_of = self.schedule.made_of(stretch)
+            yield self._launch(
+                launch_of_startup(event, stretch.definition, key, made_of, owed.trigger, now), now
+            )
+
+    # --- scheduler plugins (scheduling.md 3.7) -------------------------------------------------
+
+    def _ask(self, launch: Launch, stretch: Stretch, fire: Fire) -> None:
+        assert fire.plugin is not None
+        question = Question(
+            launch=launch,
+            trigger=fire.plugin,
+            minute=fire.minute,
+            retry=stretch.plan.catchup is not None,
+        )
+        self._asked.setdefault(launch.event, {})[launch.job] = launch.key.due
+        self.questions.setdefault(str(launch.splugin), deque()).append(question)
+
+    def take_questions(self, plugin: str, most: int) -> list[Question]:
+        """The oldest questions for a plugin; whoever takes them must `answer` them."""
+        waiting = self.questions.get(plugin)
+        taken = [waiting.popleft() for _ in range(min(most, len(waiting)))] if waiting else []
+        if not waiting:
+            self.questions.pop(plugin, None)
+        return taken
+
+    def answer(self, term: int, answers: Sequence[tuple[Question, Answer]]) -> None:
+        """Hand in what a plugin said, in the order of the questions; the next round records it."""
+        if term == self.term:
+            self._answered.extend(answers)
+
+    def _settle_answers(self, now: float) -> Iterator[Decision]:
+        while self._answered:
+            question, answer = self._answered.popleft()
+            launch = question.launch
+            asked = self._asked.get(launch.event, {})
+            asked.pop(launch.job, None)
+            if not asked:
+                self._asked.pop(launch.event, None)
+                self.arm(launch.event)
+            entry = self.schedule.events.get(launch.event)
+            if entry is None or all(s.anchor != launch.key.anchor for s in entry.stretches):
+                continue  # deleted, or its cursor set anew
+            if isinstance(answer, Refused):
+                yield launch.job, rejected(launch, answer.reason, actor=self.actor, at=now)
+            else:
+                yield self._launch(answer.launch, now)
 
 
-def _counters(minute: Minute, fire: Fire) -> f.Counters | None:
-    return f.Counters(cursor=fire.due, nth=minute.nth) if minute.complete else None
+def _holds(entry: EventSchedule, stretch: Stretch) -> bool:
+    return any(known is stretch for known in entry.stretches)
 
 
-def _input(fire: Fire) -> Json | None:
-    if not fire.data:
-        return None
-    data = {"items": fire.data} if isinstance(fire.data, list) else fire.data
-    return {"data": data, "files": []}
+def _following(entry: EventSchedule, reached: _Reached) -> _Reached:
+    """The beginning of the stretch after the one that was evaluated to its end."""
+    place = next(i for i, s in enumerate(entry.stretches) if s is reached.stretch)
+    left, stretch = reached.stretch, entry.stretches[place + 1]
+    assert left.upto is not None
+    nth = reached.nth
+    if left.plan.every is not None and reached.position < left.upto:
+        nth = counter_after(left.plan, reached.position, left.upto, nth)
+    return _Reached(stretch, stretch.after, nth if stretch.nth is None else stretch.nth)
+
+
+def _counter(minutes: Sequence[Minute], place: int) -> int | None:
+    """The counter after the minute at `place`; the last that moved it says."""
+    return next((m.nth for m in reversed(minutes[: place + 1]) if m.nth is not None), None)

@@ -21,6 +21,8 @@ from services.ledger.errors import LedgerUnavailable, WrongSequence
 
 ANNOUNCE_EVERY = 0.5  # seconds; three announcements fit into the shortest patience
 PATIENCE = (1.5, 2.5)  # seconds of silence; random, so that standbys do not race each time
+# A process that has run for longer than this does not start the service (scheduling.md 4.1).
+STARTUP_WITHIN = 300.0
 
 log = structlog.get_logger()
 
@@ -35,6 +37,8 @@ class Leadership:
         self.term = 0  # the fencing token while this instance leads, else 0
         self.last = 0  # sequence of the last fact of facts.term that was read
         self.vacant = True  # whether that fact ended a term
+        self.first = True  # whether no scheduler led while this process was up
+        self._up_since = time.monotonic()
         self._heard = time.monotonic()
         self._changed = asyncio.Event()
 
@@ -53,7 +57,7 @@ class Leadership:
     def hear(self, message: dict[str, Any]) -> None:
         """Another scheduler's announcement."""
         if message.get("leading") and message.get("instance") != self.instance:
-            self._heard = time.monotonic()
+            self._heard, self.first = time.monotonic(), False
 
     async def announce(self) -> None:
         """Tell the others, twice a second, until cancelled."""
@@ -73,18 +77,28 @@ class Leadership:
         while True:
             await self._silence()
             try:
-                fact = f.TermStarted(at=self.clock(), actor=self.actor, instance=self.instance)
+                fact = f.TermStarted(
+                    at=self.clock(),
+                    actor=self.actor,
+                    instance=self.instance,
+                    startup=self._starts_the_service(),
+                )
                 command = f"term-{self.instance}-{self.last}"
                 self.term = await self.ledger.append(fact, id=command, expect=self.last)
             except WrongSequence as lost:
-                self._heard, self.vacant = time.monotonic(), False
+                self._heard, self.vacant, self.first = time.monotonic(), False, False
                 log.info("another scheduler leads", action="term_lost", last=lost.last)
             except LedgerUnavailable as error:
                 self._heard = time.monotonic()
                 log.warning(str(error), action="term_unknown")
             else:
+                self.first = False
                 log.info("this scheduler leads", action="term_started", term=self.term)
                 return self.term
+
+    def _starts_the_service(self) -> bool:
+        """Whether this is a start of the service, not a standby that takes over."""
+        return self.first and time.monotonic() - self._up_since < STARTUP_WITHIN
 
     async def resign(self) -> None:
         """End the own term on purpose, so that the next one takes over at once."""

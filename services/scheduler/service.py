@@ -50,13 +50,13 @@ class Scheduler:
         self.instance = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.definitions = Definitions()
         self.fleet = Fleet()
-        self.states = EventStates()
+        self.states = EventStates(settings.timezone)
         self.jobs = ActiveJobs(self.definitions)
         self.schedule = Schedule(
             self.definitions, zone=settings.timezone, dst_policy=settings.dst_policy
         )
         self.leadership = Leadership(ledger, self.instance, clock)
-        self.firing = Firing(self.schedule, settings)
+        self.firing = Firing(self.schedule, settings, self.states, self.jobs)
         self.dispatching = Dispatching(
             settings, self.definitions, self.jobs, self.fleet, self.states
         )
@@ -129,6 +129,7 @@ class Scheduler:
         dues = [d for d in (self.firing.next_due(), self.dispatching.next_due()) if d is not None]
         wait = min([SWEEP, *(due - now for due in dues)])
         if wait <= 0:
+            await asyncio.sleep(0)  # a long round of looking must not starve reader and heartbeat
             return
         self._woken.clear()
         if self.dispatching.has_work():
@@ -175,10 +176,11 @@ class Scheduler:
         match fact:
             case f.EventCreated() | f.EventUpdated() | f.EventDeleted():
                 self.firing.arm(fact.event)
-            case f.MasterSwitched() | f.CatalogUpdated(type="category" | "plugin"):
+            case f.MasterSwitched():
                 self.firing.arm_all()
-            case f.CatalogDeleted(type="category" | "plugin"):
-                self.firing.arm_all()
+            case f.CatalogCreated() | f.CatalogUpdated() | f.CatalogDeleted():
+                if fact.type in ("category", "plugin", "config"):
+                    self.firing.arm_all()
             case _:
                 pass
 
