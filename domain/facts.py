@@ -130,7 +130,7 @@ class EventUpdated(FactBase):
     kind: Literal["EventUpdated"] = "EventUpdated"
     event: str
     definition: Json
-    changed: list[str] = []
+    changed: list[str] = Field(default_factory=list)
     counters: Counters | None = None
     reason: str | None = None
 
@@ -165,7 +165,7 @@ class CatalogUpdated(FactBase):
     type: CatalogType
     id: str
     record: Json
-    changed: list[str] = []
+    changed: list[str] = Field(default_factory=list)
 
 
 class CatalogDeleted(FactBase):
@@ -174,7 +174,7 @@ class CatalogDeleted(FactBase):
     kind: Literal["CatalogDeleted"] = "CatalogDeleted"
     type: CatalogType
     id: str
-    record: Json = {}
+    record: Json = Field(default_factory=dict)
 
 
 AccessType = Literal["api_key", "user"]
@@ -196,7 +196,7 @@ class AccessUpdated(FactBase):
     type: AccessType
     id: str
     record: Json
-    changed: list[str] = []
+    changed: list[str] = Field(default_factory=list)
 
 
 class AccessDeleted(FactBase):
@@ -205,7 +205,7 @@ class AccessDeleted(FactBase):
     kind: Literal["AccessDeleted"] = "AccessDeleted"
     type: AccessType
     id: str
-    record: Json = {}
+    record: Json = Field(default_factory=dict)
 
 
 class SessionStarted(FactBase):
@@ -250,8 +250,8 @@ class JobRequested(FactBase):
     source: str
     username: str
     now: float
-    overrides: Json = {}
-    add_tags: list[str] = []
+    overrides: Json = Field(default_factory=dict)
+    add_tags: list[str] = Field(default_factory=list)
     input: Json | None = None
     until: float | None = None
     wait: Literal["start_delay", "retry_delay"] | None = None
@@ -289,7 +289,7 @@ class JobResumeRequested(FactBase):
     kind: Literal["JobResumeRequested"] = "JobResumeRequested"
     event: str
     job: str
-    params: Json = {}
+    params: Json = Field(default_factory=dict)
 
 
 class JobDelaySkipRequested(FactBase):
@@ -411,7 +411,7 @@ class ActionEnded(FactBase):
     description: str = ""
     details: str | None = None
     elapsed_ms: int = 0
-    changes: Json = {}
+    changes: Json = Field(default_factory=dict)
     http_status: int | None = None
 
 
@@ -433,7 +433,7 @@ class JobResumed(FactBase):
     job: str
     stage: str
     index: int
-    params: Json = {}
+    params: Json = Field(default_factory=dict)
 
 
 class JobChanged(FactBase):
@@ -454,10 +454,10 @@ class JobCompleted(FactBase):
     job: str
     code: int | float | str
     description: str
-    tags: list[str] = []
+    tags: list[str] = Field(default_factory=list)
     retry_ok: bool = False
     retry: Follower | None = None
-    jobs: list[Json] = []
+    jobs: list[Json] = Field(default_factory=list)
     workflow: Json | None = None
 
 
@@ -543,9 +543,9 @@ class ServerJoined(FactBase):
     machine_boot: str
     hostname: str
     ip: str = ""
-    groups: list[str] = []
-    info: Json = {}
-    inventory: list[Held] = []
+    groups: list[str] = Field(default_factory=list)
+    info: Json = Field(default_factory=dict)
+    inventory: list[Held] = Field(default_factory=list)
 
 
 class ServerUpdated(FactBase):
@@ -612,9 +612,9 @@ class JobFinished(FactBase):
     ended: float
     aborted: bool = False
     log: Blob | None = None
-    report: Json = {}
-    large: dict[str, Blob] = {}
-    activity: list[Json] = []
+    report: Json = Field(default_factory=dict)
+    large: dict[str, Blob] = Field(default_factory=dict)
+    activity: list[Json] = Field(default_factory=list)
 
 
 class JobReturned(FactBase):
@@ -667,16 +667,17 @@ class JobDeleted(FactBase):
     kind: Literal["JobDeleted"] = "JobDeleted"
     event: str
     job: str
-    erased: list[tuple[int, str]] = []
+    erased: list[tuple[int, str]] = Field(default_factory=list)
 
 
 class ChainSealed(FactBase):
-    """A keyed hash over the facts in [`first`, `last`]."""
+    """A keyed hash over the facts in [`first`, `last`], and a short tag of each (domain/audit.py)."""
 
     kind: Literal["ChainSealed"] = "ChainSealed"
     first: int
     last: int
     digest: str
+    tags: str = ""
 
 
 Fact = Annotated[
