@@ -6,6 +6,7 @@ announcements only tell standbys when it is worth trying.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -124,10 +125,10 @@ class Leadership:
             if left <= 0:
                 return
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout=left)
-            except TimeoutError:
-                continue
+            # Not wait_for: Python 3.11's forgets a cancellation that meets the end of the wait.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
 
 
 __all__ = ["TERM", "Leadership"]

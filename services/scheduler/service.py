@@ -16,6 +16,7 @@ import structlog
 
 from domain import facts as f
 from domain.facts import Recorded
+from projections.access import Access
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from projections.event_state import EventStates
@@ -25,10 +26,15 @@ from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.errors import Deposed, LedgerUnavailable
 from services.ledger.reader import Follower
+from services.ledger.secrets import server_secret
+from services.scheduler.acting import Acting, Surroundings
 from services.scheduler.dispatching import Dispatching
 from services.scheduler.firing import Firing
 from services.scheduler.launching import answer_launches
 from services.scheduler.leadership import Leadership
+from services.scheduler.mailing import Mailer
+from services.scheduler.notices import Notices
+from services.scheduler.web_hooks import WebHooks
 from services.settings import Settings
 
 # A round of decisions; bounded so that one append stays short (a batch holds at most 1,000).
@@ -57,12 +63,27 @@ class Scheduler:
         )
         self.leadership = Leadership(ledger, self.instance, clock)
         self.firing = Firing(self.schedule, settings, self.states, self.jobs)
-        self.dispatching = Dispatching(
-            settings, self.definitions, self.jobs, self.fleet, self.states
-        )
+        self.access = Access()
         self.follower = Follower(ledger, self._apply, after=0, after_batch=self._wake)
+        self.acting = Acting(self._surroundings(), self._acted)
+        self.dispatching = Dispatching(
+            settings, self.definitions, self.jobs, self.fleet, self.states, self.acting
+        )
         self._woken = asyncio.Event()
         self._leading = False
+
+    def _surroundings(self) -> Surroundings:
+        secret = server_secret(self.settings.data_dir)
+        return Surroundings(
+            ledger=self.ledger,
+            definitions=self.definitions,
+            access=self.access,
+            notices=Notices(self.settings, self.definitions, self.fleet, self.states, secret),
+            mailer=Mailer(self.settings, self.clock),
+            hooks=WebHooks(self.definitions, secret, self.clock),
+            clock=self.clock,
+            reached=self.follower.reached,
+        )
 
     async def run(self) -> None:
         """Follow, announce, answer and lead until cancelled; then resign."""
@@ -76,6 +97,7 @@ class Scheduler:
                 tasks.create_task(self.leadership.announce(), name="announce")
                 tasks.create_task(self._serve_terms(), name="lead")
         finally:
+            await self.acting.close()
             await self._resign()
 
     async def _serve_terms(self) -> None:
@@ -91,6 +113,7 @@ class Scheduler:
                 log.warning("another scheduler leads now", action="term_deposed", term=term)
             finally:
                 self._leading = False
+                self.acting.stop()
             self.leadership.term = 0
 
     def _begin(self, term: int) -> None:
@@ -135,7 +158,9 @@ class Scheduler:
         if self.dispatching.has_work():
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), timeout=wait)
+            # Not wait_for: Python 3.11's forgets a cancellation that meets the end of the wait.
+            async with asyncio.timeout(wait):
+                await self._woken.wait()
 
     async def _settle(self, term: int) -> None:
         """After an append of unknown outcome: read to the end, then decide from the fold."""
@@ -166,6 +191,7 @@ class Scheduler:
         self.schedule.apply(recorded)
         self.fleet.apply(recorded)
         self.states.apply(recorded)
+        self.access.apply(recorded)
         touched = self.jobs.apply(recorded)
         self.leadership.apply(recorded)
         if self._leading:
@@ -183,6 +209,10 @@ class Scheduler:
                     self.firing.arm_all()
             case _:
                 pass
+
+    def _acted(self, job: str) -> None:
+        self.dispatching.touch(job)
+        self._woken.set()
 
     def _wake(self) -> None:
         self._woken.set()
