@@ -7,6 +7,7 @@ JOB_ID in its environment.
 """
 
 import asyncio
+import os
 
 from services.logs import logger
 from services.runner import procfs
@@ -47,12 +48,14 @@ async def _find_process(run: Run, spool: Spool, seen: Exit | None) -> None:
     if seen is None:
         await asyncio.sleep(BEGIN_WAIT)
         seen = spool.read_exits().get(entry.order)
-    pid = seen.pid if seen else await asyncio.to_thread(procfs.find_leader, _mark(entry))
+    mark = _mark(spool, entry)
+    pid = seen.pid if seen else await asyncio.to_thread(procfs.find_leader, mark)
     if pid is None:
         run.decide_to_start()
         return
     process = procfs.read_process(pid)
-    if process is None or not _is_ours(entry, pid) or not await run.adopt(pid, process.start):
+    ours = process is not None and procfs.has_variables(pid, mark)
+    if process is None or not ours or not await run.adopt(pid, process.start):
         await run.conclude_unseen(_status(spool, entry))
 
 
@@ -62,9 +65,6 @@ def _status(spool: Spool, entry: Entry) -> int | None:
     return seen.status if seen else None
 
 
-def _mark(entry: Entry) -> bytes:
-    return f"JOB_ID={entry.job}".encode()
-
-
-def _is_ours(entry: Entry, pid: int) -> bool:
-    return procfs.has_variable(pid, _mark(entry))
+def _mark(spool: Spool, entry: Entry) -> set[bytes]:
+    """What only this job's processes have in their environment."""
+    return {f"JOB_ID={entry.job}".encode(), os.fsencode(f"PWD={spool.work(entry.job)}")}

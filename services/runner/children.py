@@ -26,6 +26,8 @@ Ended = Callable[[int | None], None]
 _MESSAGES = 2  # the wrapper's own stderr: the shell's remarks, kept out of the job's output
 _ERR = 8
 _EXITS = 9
+_SOFT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+_FILES = "unlimited" if _SOFT == resource.RLIM_INFINITY else str(_SOFT)
 
 # $0 is "JOB ORDER", $1 the working directory, the rest the command. A shell reports "killed by
 # signal N" and "exit 128+N" alike; only for the former it prints a remark, so the wrapper then
@@ -33,6 +35,7 @@ _EXITS = 9
 # go to the job's stderr.
 WRAPPER = f"""\
 echo "begin $0 $$" >&{_EXITS}
+ulimit -Sn {_FILES}
 cd "$1" || exit 126
 shift
 (exec "$@" 2>&{_ERR} {_ERR}>&- {_EXITS}>&-)
@@ -223,7 +226,15 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def allow_many_files() -> None:
-    """Raise this process's limit of open files as far as allowed: three per job are needed."""
+def prepare_process() -> None:
+    """Make this process fit to start jobs; to be called once.
+
+    Jobs inherit no descriptor that this process was itself given by mistake, and three files
+    can be open per job.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > _MESSAGES:
+                os.set_inheritable(int(name), False)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from domain.assembly import JobSpec, Made, assemble
@@ -115,6 +115,9 @@ class Launches:
             spec = assemble(made, _request(assigned, launch))
         except ValueError as error:
             raise CannotStart(f"Setup Error: the launch is not readable: {error}") from error
+        changes = launch.get("changes")
+        if isinstance(changes, dict):
+            spec = replace(spec, document=spec.document | changes)
         return Launch(spec, made.plugin, secrets)
 
     def _remember(self, key: tuple[str, int, int, int, int], made: Made, secret: bool) -> None:

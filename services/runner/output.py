@@ -26,6 +26,10 @@ ERROR_HEAD = 32 * 1024
 """Bytes of stderr that the shell plugin shows as "Error Output"."""
 
 
+TAIL = 64
+"""Bytes before `position` by which a file is known to be the one that was read."""
+
+
 class Reader(Protocol):
     """What tells log from messages in stdout (wire.py)."""
 
@@ -47,6 +51,7 @@ class OutputFile:
             os.fchown(self.descriptor, *account)
         self.position = 0
         self._base = 0
+        self._tail = b""
         self._kept = bytearray()
         self._olds: list[Path] = []
         self._starts: list[int] = []
@@ -58,24 +63,34 @@ class OutputFile:
         """The offset after the last byte written so far."""
         return self._base + os.fstat(self.descriptor).st_size
 
-    def was_emptied(self) -> bool:
-        """Whether the job has emptied the file since it was last read; what was read is kept."""
-        if self.end >= self.position:
-            return False
+    def notice_emptied(self) -> None:
+        """If the job has emptied the file since it was last read, keep what was read.
+
+        Then the file ends before `position`, or other bytes stand where the last ones were read.
+        """
+        read = self.position - self._base
+        size = os.fstat(self.descriptor).st_size
+        if size == read:
+            return
+        if size > read and self._tail_stands(read):
+            return
         old = self.path.with_name(f"{self.path.name}.{len(self._olds) + 1}")
         with open(old, "wb") as file:
             file.write(self._kept)
-            file.truncate(self.position - self._base)
+            file.truncate(read)
         self._remember(old)
-        self.position = self._base
         self._kept.clear()
-        return True
+
+    def _tail_stands(self, read: int) -> bool:
+        tail = self._tail[-read:] if read else b""
+        return os.pread(self.descriptor, len(tail), read - len(tail)) == tail
 
     def next_chunk(self, upto: int) -> bytes:
         """The next bytes after `position`, at most CHUNK of them and none beyond `upto`."""
         chunk = self.read(self.position, min(CHUNK, upto - self.position))
         if self.position - self._base + len(chunk) <= KEPT:
             self._kept += chunk
+        self._tail = (self._tail + chunk)[-TAIL:]
         self.position += len(chunk)
         return chunk
 
@@ -194,7 +209,7 @@ class JobOutput:
         streams: tuple[Stream, Stream] = ("out", "err")
         for index, stream in enumerate(streams):
             file = self._file(stream)
-            file.was_emptied()
+            file.notice_emptied()
             end = file.end if upto is None else min(file.end, upto[index])
             if end <= file.position:
                 continue
@@ -209,7 +224,7 @@ class JobOutput:
     def ends(self) -> tuple[int, int]:
         """Where both streams end now."""
         for file in (self.out, self.err):
-            file.was_emptied()
+            file.notice_emptied()
         return self.out.end, self.err.end
 
     def finish(self) -> None:

@@ -83,19 +83,19 @@ def is_alive(pid: int, start: int) -> bool:
     return process is not None and process.start == start and process.state not in "ZX"
 
 
-def has_variable(pid: int, variable: bytes) -> bool:
-    """Whether a process was started with this environment entry, b"NAME=value"."""
+def has_variables(pid: int, variables: set[bytes]) -> bool:
+    """Whether a process was started with all these environment entries, b"NAME=value"."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return variable in file.read().split(b"\0")
+            return variables <= set(file.read().split(b"\0"))
     except OSError:
         return False
 
 
-def find_leader(variable: bytes) -> int | None:
-    """The leader of a session some process of which has this environment entry."""
+def find_leader(variables: set[bytes]) -> int | None:
+    """The leader of a session some process of which has these environment entries."""
     for process in processes():
-        if process.state not in "ZX" and has_variable(process.pid, variable):
+        if process.state not in "ZX" and has_variables(process.pid, variables):
             return process.session
     return None
 

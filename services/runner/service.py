@@ -34,7 +34,7 @@ from services.ledger.reader import Follower
 from services.logs import logger
 from services.runner import procfs
 from services.runner.adoption import adopt
-from services.runner.children import allow_many_files
+from services.runner.children import prepare_process
 from services.runner.commands import Host, mode_of
 from services.runner.environment import inherited
 from services.runner.errors import CannotStart
@@ -130,7 +130,7 @@ class Runner:
 
     async def run(self) -> None:
         """Join, work, and leave when cancelled; when draining, leave after the last job."""
-        allow_many_files()
+        prepare_process()
         self._adopt_all()
         await self._join()
         answering = await live.answer(
@@ -240,7 +240,8 @@ class Runner:
 
     def _take_orders(self) -> None:
         """Write a group of orders to the disk, then start their jobs in order."""
-        news, self._news = self._news, []
+        news = list(self._news)
+        self._news.clear()
         if not news:
             return
         aborts = {r.fact.order: r.fact for r in news if isinstance(r.fact, JobAbortOrdered)}

@@ -228,6 +228,8 @@ async def running(
         made.boot = identity.boot
         yield runner
     finally:
+        if task.done():
+            task.result()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         spool.close()
