@@ -48,8 +48,8 @@ format: install ## Format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .
 
 bench: install ## Run the benchmarks; each prints a table
-	@for program in benchmarks/[a-z]*.py; do \
-		echo "== $$program"; $(BIN)/python "$$program" || exit 1; done
+	@for program in $(wildcard benchmarks/[a-z]*.py); do \
+		echo; echo "== $$program"; $(BIN)/python "$$program" || exit 1; done
 
 chaos: install ## Kill services in a loop and check the invariants
 	$(BIN)/pytest tests/chaos $(ARGS)

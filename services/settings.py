@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     disk_reserve: int = Field(
         256 * MEBIBYTE, ge=0, description="Writes are refused below this many free bytes."
     )
-    replicas: Literal[1, 3, 5] = Field(1, description="Copies of the ledger in a NATS cluster.")
+    replicas: int = Field(1, description="Copies of the ledger in a NATS cluster: 1, 3 or 5.")
     log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important messages that are logged."
@@ -111,6 +111,13 @@ class Settings(BaseSettings):
     def _known_zone(cls, value: str) -> str:
         if not is_zone(value):
             raise ValueError(f"'{value}' is not the name of a time zone")
+        return value
+
+    @field_validator("replicas")
+    @classmethod
+    def _odd_number(cls, value: int) -> int:
+        if value not in (1, 3, 5):
+            raise ValueError("a cluster keeps 1, 3 or 5 copies")
         return value
 
     @property

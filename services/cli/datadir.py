@@ -31,9 +31,9 @@ _CONNECT_WAIT = 3.0
 
 
 def prepare_data_dir(settings: Settings) -> None:
-    """Make the directory with its parts `run` and `log`, and see that it can be written."""
+    """Make the directory with its part `run`, and see that it can be written."""
     try:
-        for folder in (settings.data_dir, settings.run_dir, settings.data_dir / "log"):
+        for folder in (settings.data_dir, settings.run_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             probe = folder / f".probe.{os.getpid()}"
             probe.touch()

@@ -16,6 +16,7 @@ from typing import Any
 import uvloop
 
 from services import logs
+from services.cli.datadir import prepare_data_dir
 from services.cli.supervise import CANNOT_START
 from services.errors import StartupError
 from services.settings import Settings, load_settings
@@ -48,6 +49,7 @@ def serve(name: str, settings: Settings, service: Service) -> int:
 
     logs.configure(name, format=settings.log_format, level=settings.log_level)
     try:
+        prepare_data_dir(settings)
         settings = settings.model_copy(update={"nats": settings.nats_url})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(service(settings)))

@@ -66,6 +66,7 @@ def _keep_running(settings: "Settings", *, verbose: bool) -> None:
 
     children = _children(settings)
     log_dir = settings.data_dir / "log"
+    log_dir.mkdir(mode=0o700, exist_ok=True)
     with Supervisor(settings.run_dir, log_dir, _say, verbose=verbose) as family:
         for child in children:
             family.start(child)

@@ -35,12 +35,32 @@ def test_the_file_is_found_in_the_directory_that_the_environment_names(
     assert load_settings().job_env == {"PLACE": "here"}
 
 
+def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There all values are text."""
+    values = {
+        "replicas": ("3", 3),
+        "retention_days": ("1.5", 1.5),
+        "max_body": ("1000", 1000),
+        "dst_policy": ("once", "once"),
+        "job_env": ('{"A": "1"}', {"A": "1"}),
+    }
+    for name, (text, _) in values.items():
+        monkeypatch.setenv(f"JOBLEDGER_{name.upper()}", text)
+
+    settings = load_settings()
+
+    assert {name: getattr(settings, name) for name in values} == {
+        name: value for name, (_, value) in values.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("server_timeout = 1", "Setting 'server_timeout' is wrong: .* 5"),
         ("sever_timeout = 9", "There is no setting 'sever_timeout'"),
         ('timezone = "Nowhere/Land"', "'Nowhere/Land' is not the name of a time zone"),
+        ("replicas = 2", "1, 3 or 5 copies"),
         ("port = = 1", "not valid TOML"),
     ],
 )
