@@ -5,14 +5,15 @@ What a call does is declared in routes/; how it goes is endpoint.py's.
 
 from typing import Any
 
-from litestar import Litestar, Request, get
+from litestar import Litestar, Request, Response, get
 from litestar.exceptions import HTTPException, NotFoundException
 
+from domain.facts import Json
 from services import logs
 from services.gateway import openapi
 from services.gateway.endpoint import Endpoint, Routes, route_handler
 from services.gateway.gateway import Gateway
-from services.gateway.replies import JSON_TYPE, Reply, encode, text_reply
+from services.gateway.replies import JSON_TYPE, Reply, encode
 from services.gateway.routes import access, events, jobs, misc, records, running, search, servers
 from services.gateway.routes import logs as job_logs
 
@@ -61,23 +62,23 @@ def _health(gateway: Gateway) -> Any:
     return health
 
 
-def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Any:
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """What Litestar itself refuses: unknown paths and methods."""
     path = request.scope["path"]
     if isinstance(error, NotFoundException) and path.startswith("/api/"):
         body = {"code": 1, "description": f"Unsupported API: {path[5:205]}"}
         return _plain(body, 200)
     if isinstance(error, NotFoundException):
-        return text_reply("Not found.\n", 404)
+        return Response(b"Not found.\n", media_type="text/plain", status_code=404)
     return _plain({"code": "api", "description": error.detail}, error.status_code)
 
 
-def _defect(request: Request[Any, Any, Any], error: Exception) -> Any:
+def _defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     log.error(
         "a request failed", action="request_failed", path=request.scope["path"], exc_info=error
     )
     return _plain({"code": "internal", "description": "The server failed to answer."}, 500)
 
 
-def _plain(body: dict[str, Any], status: int) -> Reply:
-    return Reply(encode(body) + b"\n", [JSON_TYPE], status)
+def _plain(body: Json, status: int) -> Response[bytes]:
+    return Response(encode(body) + b"\n", media_type="application/json", status_code=status)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler, route
-from litestar.types import HTTPScope, Receive
+from litestar.types import ASGIApp, HTTPScope, Receive
 
 from domain.access import Principal
 from domain.errors import BadRequest, DomainError
@@ -159,7 +159,7 @@ def route_handler(endpoint: Endpoint, gateway: "Gateway") -> HTTPRouteHandler:
         paths.append(paths[-1] + f"/{{part{depth}:str}}")
 
     @route(paths, http_method=METHODS, status_code=200, include_in_schema=False)
-    async def handle(request: Request[Any, Any, Any]) -> Direct:
+    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
         return await answer(endpoint, gateway, request.scope, request.receive)
 
     return handle
