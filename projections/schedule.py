@@ -122,6 +122,8 @@ class Schedule:
             case f.JobRequested() | f.LaunchRejected() as fact:
                 self._launched_one(fact)
                 self._fired(fact)
+            case f.JobDeleted() as fact:
+                self._fired(fact)
             case f.FiresMissed() as fact:
                 self._missed(fact)
             case f.TickFired(evaluated=evaluated, cause=cause):
@@ -262,7 +264,7 @@ class Schedule:
 
     # --- what the leader records ---------------------------------------------------------------
 
-    def _fired(self, fact: f.JobRequested | f.LaunchRejected) -> None:
+    def _fired(self, fact: f.JobRequested | f.LaunchRejected | f.JobDeleted) -> None:
         key, entry = fact.fire, self.events.get(fact.event)
         if key is None or entry is None:
             return
