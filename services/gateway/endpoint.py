@@ -12,7 +12,7 @@ handler's. Knows nothing of single endpoints.
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from litestar import Request
 from litestar.enums import HttpMethod
@@ -160,7 +160,8 @@ def route_handler(endpoint: Endpoint, gateway: "Gateway") -> HTTPRouteHandler:
 
     @route(paths, http_method=METHODS, status_code=200, include_in_schema=False)
     async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
-        return await answer(endpoint, gateway, request.scope, request.receive)
+        reply = await answer(endpoint, gateway, request.scope, request.receive)
+        return cast(ASGIApp, reply)  # they answer HTTP alone, an ASGIApp in general more
 
     return handle
 
