@@ -1,5 +1,6 @@
 """Starts the runner of this data directory: who it is, whether it may run, and on which ledger."""
 
+import asyncio
 import re
 import secrets
 import socket
@@ -7,11 +8,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from domain.facts import Json
 from domain.ids import make_id
 from services.errors import ConfigError
 from services.ledger import live
-from services.ledger.connection import Ledger, LedgerUnavailable
-from services.ledger.errors import NotServed
+from services.ledger.connection import Ledger
 from services.ledger.founding import ledger_id
 from services.runner.procfs import machine_boot
 from services.runner.service import Identity, Runner, new_boot
@@ -21,7 +22,8 @@ from services.settings import Settings
 SERVER_ID = re.compile(r"[a-z0-9_]{1,128}")
 # NATS, or whoever founds the ledger, may still be starting.
 LEDGER_WAIT = 60.0
-TWIN_WAIT = 1.0
+# A twin answers within milliseconds; every start waits this long for nobody.
+TWIN_WAIT = 0.25
 
 
 async def run_runner(
@@ -43,11 +45,12 @@ async def run_runner(
         name = f"runner-{server}"
         async with Ledger.open(settings.nats_url, name=name, wait=LEDGER_WAIT) as ledger:
             spool.belongs_to(await ledger_id(ledger, within=LEDGER_WAIT, consumer=name))
-            await refuse_twin(ledger, server)
+            boot = new_boot()
+            await refuse_twin(ledger, server, boot)
             runner = Runner(
                 ledger,
                 spool,
-                Identity(server, hostname or socket.gethostname(), tuple(groups), new_boot()),
+                Identity(server, hostname or socket.gethostname(), tuple(groups), boot),
                 job_env=settings.job_env,
                 base_url=f"http://{settings.host}:{settings.port}",
                 kill_timeout=settings.kill_timeout,
@@ -77,12 +80,27 @@ def server_id(directory: Path, wanted: str | None) -> str:
     return chosen
 
 
-async def refuse_twin(ledger: Ledger, server: str) -> None:
-    """Raise ConfigError if a runner with this id lives: it would answer requests for logs."""
+async def refuse_twin(ledger: Ledger, server: str, boot: str) -> None:
+    """Raise ConfigError if a runner with this id lives.
+
+    We announce ourselves; a twin answers with a heartbeat at once (service.py).
+    """
+    heard = asyncio.Event()
+
+    async def listen(message: Json) -> None:
+        if message.get("boot") != boot:
+            heard.set()
+
+    subject = f"live.server.{server}"
+    listening = await live.listen(ledger, subject, listen)
     try:
-        await live.ask_raw(ledger, f"live.log.{server}", {"job": ""}, TWIN_WAIT)
-    except NotServed:
+        await ledger.nc.flush()
+        await live.publish(ledger, subject, {"server": server, "boot": boot, "jobs": {}})
+        async with asyncio.timeout(TWIN_WAIT):
+            await heard.wait()
+    except TimeoutError:
         return
-    except LedgerUnavailable:
-        return  # a connection that is not closed yet, with nobody behind it
+    finally:
+        if ledger.connected:
+            await listening.unsubscribe()
     raise ConfigError(f"Another runner with the id {server} is alive: give this one another --id.")

@@ -133,9 +133,9 @@ class Runner:
         prepare_process()
         self._adopt_all()
         await self._join()
-        answering = await live.answer(
-            self._ledger, f"live.log.{self.identity.server}", self._answer_log
-        )
+        server = self.identity.server
+        answering = await live.answer(self._ledger, f"live.log.{server}", self._answer_log)
+        hearing = await live.listen(self._ledger, f"live.server.{server}", self._hear)
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = [
@@ -157,6 +157,7 @@ class Runner:
                 run.cancel()
             if self._ledger.connected:
                 await answering.unsubscribe()
+                await hearing.unsubscribe()
             await self._leave("drained" if self._drain else "stopped")
 
     # --- joining and leaving -------------------------------------------------------------------
@@ -380,6 +381,11 @@ class Runner:
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    async def _hear(self, message: Json) -> None:
+        """A runner with our id announces itself: show it that we are here (run.py)."""
+        if message.get("boot") != self.identity.boot:
+            self._changed.set()
 
     def heartbeat(self) -> Json:
         """What `live.server.<id>` carries."""

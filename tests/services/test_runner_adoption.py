@@ -99,8 +99,8 @@ async def test_a_job_is_started_at_most_once_however_often_the_runner_dies(
     for round_number in range(1, 5):
         with runner_process(nats_server, tmp_path) as process:
             await joined(scheduler, round_number)
-            for _ in range(10):
-                orders.append(await scheduler.script(f"echo $JOB_ID >> {ran}; echo ok"))
+            script = f"echo $JOB_ID >> {ran}; echo ok"
+            orders += [await scheduler.script(script) for _ in range(10)]
             # Killed in the middle of its work, wherever that is.
             process.send_signal(signal.SIGKILL)
     with runner_process(nats_server, tmp_path):
