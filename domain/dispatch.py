@@ -4,6 +4,7 @@ Pure: the situation (slots, queue, definitions, servers) is measured by the call
 a server is only asked for when the job would get a slot.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -81,7 +82,8 @@ def decide_start(
         return aborted(f"Event not found: {job.event}")
     if not situation.event.get("enabled") and not job.request.test:
         return aborted(f"Event is disabled: {situation.event.get('title')}")
-    limit = job.spec.job_limit
+    # A job that holds its slot already (start actions, resumed) is not counted again (6.2).
+    limit = 0 if job.held else job.spec.job_limit
     if limit and (situation.running >= limit or situation.ahead):
         return _wait(job, situation, NO_SLOT, NO_SLOT_NO_ROOM, retry_ok=False, now=now, actor=actor)
     choice = choose()
@@ -119,10 +121,20 @@ def _wait(
     )
 
 
+def launch_of(job: Job) -> Json:
+    """What a runner needs besides the definitions: the request, and what changed the job since.
+
+    `changes` is left out where nothing did: start actions, params given when it was resumed.
+    """
+    launch = job.request.model_dump(mode="json", exclude_defaults=True)
+    changes = {k: v for k, v in job.changes.items() if k not in ("limits", "jobs")}
+    return launch | ({"changes": changes} if changes else {})
+
+
 def order(job: Job, chosen: Chosen, *, now: float, actor: f.Actor) -> f.JobAssigned:
     """The order that hands the job to a runner (design.md 7)."""
-    launch = job.request.model_dump(mode="json", exclude_defaults=True)
-    small = len(job.request.model_dump_json(exclude_defaults=True)) <= LAUNCH_BYTES
+    launch = launch_of(job)
+    small = len(json.dumps(launch)) <= LAUNCH_BYTES
     return f.JobAssigned(
         at=now,
         actor=actor,

@@ -129,6 +129,12 @@ class Chooser:
         if chosen.robin is not None:
             self._robin[job.event] = chosen.robin
 
+    def kept(self, job: Job, now: float) -> Chosen | None:
+        """The server that was held while the job's start actions ran, if it is still there."""
+        if job.held and job.server is not None and self.present(job.server, now):
+            return Chosen(job.server, self.fleet.servers[job.server].boot)
+        return None
+
     def choose(self, job: Job, now: float) -> Chosen | NoServer:
         """A server for this job, or why there is none (execution.md 5)."""
         fitting, problem = self._fitting(job, now)
@@ -141,9 +147,7 @@ class Chooser:
             state = self.states.states.get(job.event)
             robin = state.robin if state else 0
         try:
-            found = pick(
-                job.spec.document.get("algo"), roomy, draw=self._draw.random(), robin=robin
-            )
+            found = pick(job.value("algo"), roomy, draw=self._draw.random(), robin=robin)
         except DomainError as error:
             return NoServer(error.description, final=True)
         boot = self.fleet.servers[found.server.id].boot
@@ -158,7 +162,7 @@ class Chooser:
 
     def _fitting(self, job: Job, now: float) -> tuple[list[ServerView], str | None]:
         """Present, enabled servers that the targets name and the expression lets through."""
-        targets = job.spec.document.get("targets")
+        targets = job.value("targets")
         ids = resolve(targets, self.fleet.directory, lambda id: self.present(id, now))
         views = [view for id in ids if (view := self._view(id)) is not None and view.enabled]
         try:
@@ -177,5 +181,5 @@ class Chooser:
 
 
 def _expression(job: Job) -> Expression | None:
-    text = job.spec.document.get("expression")
+    text = job.value("expression")
     return parse(text) if isinstance(text, str) and text.strip() else None

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from domain import completion, multiplex
+from domain import acting, completion, multiplex
 from domain import facts as f
 from domain.dispatch import Chosen, NoServer, Situation, decide_start, order
 from domain.facts import Json, Recorded
@@ -22,7 +22,10 @@ from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.fleet import Fleet
+from services.scheduler.acting import Acting
 from services.scheduler.choosing import Chooser
+from services.scheduler.limiting import Limiting
+from services.scheduler.stages import Stages
 from services.settings import Settings
 
 Decision = tuple[str, f.Fact]
@@ -49,12 +52,14 @@ class Dispatching:
         jobs: ActiveJobs,
         fleet: Fleet,
         states: EventStates,
+        performer: Acting,
     ) -> None:
         self.settings = settings
         self.definitions = definitions
         self.jobs = jobs
         self.fleet = fleet
         self.chooser = Chooser(definitions, jobs, fleet, states)
+        self.stages = Stages(definitions, jobs, performer, Limiting(jobs, self.chooser))
         self.actor = f.Actor(type="scheduler", id="")
         self._touched: dict[str, None] = {}
         self._freed: dict[str, None] = {}
@@ -64,6 +69,7 @@ class Dispatching:
         self._timers: list[tuple[float, str]] = []
         self._fleet_changed = False
         self._swept = 0.0
+        self._limits_due = False
         self._taken: Counter[str] = Counter()
         self._queued: Counter[str] = Counter()
         self._decided: set[str] = set()
@@ -82,12 +88,14 @@ class Dispatching:
         self._swept = 0.0
         self._fleet_changed = True
         self.chooser.begin(now)
+        self.stages.begin(actor)
 
     def note(self, recorded: Recorded, touched: list[Job]) -> None:
         """Remember what a fact asks to look at again."""
         for job in touched:
             self._touched[job.id] = None
             self._freed[job.scope] = None
+        self.stages.note(recorded, touched)
         match recorded.fact:
             case f.ServerJoined() | f.ServerLeft() | f.CatalogUpdated(type="server" | "group"):
                 self._fleet_changed = True
@@ -99,6 +107,10 @@ class Dispatching:
                         self._touched[job.id] = None
             case _:
                 pass
+
+    def touch(self, job: str) -> None:
+        """Look at this job again: one of its actions has an outcome."""
+        self._touched[job] = None
 
     def heard(self, message: dict[str, Any], now: float) -> bool:
         """A runner's heartbeat; True if a decision may follow from it."""
@@ -132,6 +144,7 @@ class Dispatching:
             self._followers(now),
             self._flush(now),
             self._settle_touched(now),
+            self._limits(now),
             self._leave_queues(now),
         ):
             for decision in source:
@@ -147,6 +160,7 @@ class Dispatching:
             self._touched[heapq.heappop(self._timers)[1]] = None
         if now - self._swept >= SWEEP:
             self._swept = now
+            self._limits_due = True
             self._sweep(now)
         if self._fleet_changed:
             self._fleet_changed = False
@@ -209,9 +223,23 @@ class Dispatching:
         if job.children:
             yield from self._settle_parent(job, now)
             return
+        if advanced := self.stages.advance(job, now):
+            self._decided.add(job.id)
+            yield from advanced
+            return
+        if (until := acting.suspended_until(job)) is not None:
+            heapq.heappush(self._timers, (until, job.id))
         result = completion.result_of(job) or self._hopeless(job, now)
+        if (result is not None or job.held) and acting.unfinished(job):
+            return
         if result is not None:
-            yield self._complete(job, result, now)
+            yield from self._end(job, result, now)
+        elif job.held:
+            if begun := self.stages.to_start(job, None, now):
+                self._decided.add(job.id)
+                yield from begun
+            else:
+                yield from self._start(job, now)
         elif job.state in WAITING:
             if job.until is not None and job.until > now and job.abort is None:
                 heapq.heappush(self._timers, (job.until, job.id))
@@ -273,6 +301,25 @@ class Dispatching:
             return completion.aborted(job.abort.reason, retry_ok=job.abort.retry_ok)
         return completion.aborted(reason, retry_ok=True)
 
+    def _end(self, job: Job, result: completion.Result, now: float) -> Iterator[Decision]:
+        """The job has its result: its completion actions first, then it is final."""
+        begun = self.stages.to_end(job, result, now)
+        if begun:
+            self._decided.add(job.id)
+            yield from begun
+        else:
+            yield self._complete(job, result, now)
+
+    def _limits(self, now: float) -> Iterator[Decision]:
+        """Once a second: the limits that running jobs exceed (execution.md 7.1)."""
+        if not self._limits_due:
+            return
+        self._limits_due = False
+        for job, decisions in self.stages.limits(now):
+            if job.id not in self._decided:
+                self._decided.add(job.id)
+                yield from decisions
+
     def _complete(
         self, job: Job, result: completion.Result, now: float, workflow: Json | None = None
     ) -> Decision:
@@ -312,7 +359,7 @@ class Dispatching:
                 limit = job.spec.job_limit
                 if limit and self.jobs.running(scope) + self._taken[scope] >= limit:
                     break
-                targets = tuple(job.spec.document.get("targets") or ())
+                targets = tuple(job.value("targets") or ())
                 if job.id in self._decided or targets in starved:
                     continue
                 found = list(self._start(job, now))
@@ -334,7 +381,7 @@ class Dispatching:
         def choose() -> Chosen | multiplex.Eligible | NoServer:
             if job.spec.multiplex:
                 return self.chooser.eligible(job, now)
-            return self.chooser.choose(job, now)
+            return self.chooser.kept(job, now) or self.chooser.choose(job, now)
 
         start = decide_start(job, situation, choose, now=now, actor=self.actor)
         match start:
@@ -342,7 +389,7 @@ class Dispatching:
                 waiting = self._starved if job.state is JobState.QUEUED else self._parked
                 waiting[job.scope if job.state is JobState.QUEUED else job.id] = None
             case Chosen():
-                yield self._assign(job, start, now)
+                yield from self._assign(job, start, now)
             case multiplex.Eligible():
                 self._decided.add(job.id)
                 self._taken[job.scope] += 1
@@ -355,15 +402,22 @@ class Dispatching:
                 self._starved[job.scope] = None
                 yield f"{job.id}-{job.version}-queued", start
             case completion.Result():
-                yield self._complete(job, start, now)
+                yield from self._end(job, start, now)
 
-    def _assign(self, job: Job, chosen: Chosen, now: float) -> Decision:
+    def _assign(self, job: Job, chosen: Chosen, now: float) -> Iterator[Decision]:
+        """Give the job to its server; with start actions, only hold the server for it."""
         self._decided.add(job.id)
-        self._taken[job.scope] += 1
+        if not job.held:
+            self._taken[job.scope] += 1
         if job.state is JobState.QUEUED:
             self._queued[job.scope] -= 1
-        self.chooser.take(job, chosen)
-        return f"{job.id}-{job.version}-assigned", order(job, chosen, now=now, actor=self.actor)
+        if job.server is None:
+            self.chooser.take(job, chosen)
+        if held := self.stages.to_start(job, chosen, now):
+            yield from held
+        else:
+            fact = order(job, chosen, now=now, actor=self.actor)
+            yield f"{job.id}-{job.version}-assigned", fact
 
     def _event_of(self, job: Job) -> Json | None:
         version = self.definitions.events.get(job.event)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nats.aio.msg import Msg
 
+from domain.dispatch import launch_of
 from domain.facts import Json
 from domain.job import Job
 
@@ -57,7 +58,7 @@ async def _launch(scheduler: "Scheduler", server: str, asked: Json) -> Json:
             return {"error": "The job's definitions are no longer known."}
         reply["records"] = asdict(made)
     if asked.get("need_launch"):
-        reply["launch"] = job.request.model_dump(mode="json", exclude_defaults=True)
+        reply["launch"] = launch_of(job)
     return reply
 
 

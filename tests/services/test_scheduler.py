@@ -65,6 +65,7 @@ class Runner:
     held: dict[str, tuple[int, f.JobAssigned]] = field(default_factory=dict)
     running: int = 0
     most: int = 0
+    telemetry: Json = field(default_factory=dict)
 
     async def join(self) -> None:
         fact = f.ServerJoined(
@@ -98,7 +99,7 @@ class Runner:
 
     async def _beat(self, follower: Follower) -> None:
         while True:
-            jobs = {job: {"order": order} for job, (order, _) in self.held.items()}
+            jobs = {job: {"order": order} | self.telemetry for job, (order, _) in self.held.items()}
             beat = {
                 "server": self.id,
                 "boot": self.boot,
@@ -127,12 +128,13 @@ class Runner:
         fields = self._report(order, assigned, pid=1, started=time.time())
         await self.ledger.append(f.JobStarted.model_validate(fields), id=f"{order}-started")
 
-    async def finish(self, job: str, code: int | str = 0, aborted: bool = False) -> None:
+    async def finish(
+        self, job: str, code: int | str = 0, aborted: bool = False, **more: object
+    ) -> None:
         order, assigned = self.held[job]
         self.running -= 1
-        fields = self._report(
-            order, assigned, code=code, description="", ended=time.time(), aborted=aborted
-        )
+        end: Json = {"code": code, "description": "", "ended": time.time(), "aborted": aborted}
+        fields = self._report(order, assigned, **(end | more))
         await self.ledger.append(f.JobFinished.model_validate(fields), id=f"{order}-finished")
         del self.held[job]
 

@@ -1,0 +1,101 @@
+"""The stages of a job in which actions run: before its process, after it, and on a limit.
+
+Turns the pure decisions of domain/acting.py into decisions of a round, and hands what must be
+performed to acting.py (execution.md 9, design.md 6). Must not know how slots and servers are
+given.
+"""
+
+from collections.abc import Iterator
+
+from domain import acting
+from domain import facts as f
+from domain.completion import Result, retry_of
+from domain.dispatch import Chosen
+from domain.job import Job
+from domain.running_limits import fire
+from projections.active_jobs import ActiveJobs
+from projections.definitions import Definitions
+from services.scheduler.acting import Acting, decision_id
+from services.scheduler.limiting import Limiting
+
+Decision = tuple[str, f.Fact]
+
+
+class Stages:
+    """What the actions of a job ask for. `actor` is the term that decides."""
+
+    def __init__(
+        self, definitions: Definitions, jobs: ActiveJobs, performer: Acting, limiting: Limiting
+    ) -> None:
+        self.actor = f.Actor(type="scheduler", id="")
+        self._definitions = definitions
+        self._jobs = jobs
+        self._performer = performer
+        self._limiting = limiting
+
+    def begin(self, actor: f.Actor) -> None:
+        """A new term: what an earlier one began is taken up when its job is looked at."""
+        self.actor = actor
+        self._performer.begin(actor)
+        self._limiting.begin()
+
+    def note(self, recorded: f.Recorded, touched: list[Job]) -> None:
+        """A fact was read; `touched` are the jobs that it changed, as they are now."""
+        for job in touched:
+            self._limiting.note(job)
+        self._performer.note(recorded, touched[0] if touched else None)
+
+    def advance(self, job: Job, now: float) -> list[Decision]:
+        """What follows for the actions that have begun; those to be performed are under way."""
+        if not job.actions:
+            return []
+        facts = acting.advance(
+            job,
+            lambda key: self._performer.outcome(job.id, key),
+            source=self._source(job),
+            now=now,
+            actor=self.actor,
+        )
+        if not facts:
+            for run in acting.to_perform(job):
+                self._performer.perform(job, run)
+        return _decisions(job, facts)
+
+    def to_start(self, job: Job, chosen: Chosen | None, now: float) -> list[Decision]:
+        """Hold a server, if one was chosen now, and begin the start actions; [] without any."""
+        begun = acting.begin(job, acting.START, acting.at_start(job), now=now, actor=self.actor)
+        if begun and chosen is not None:
+            starting = f.JobStarting(
+                at=now,
+                actor=self.actor,
+                cause=job.version,
+                event=job.event,
+                job=job.id,
+                server=chosen.server,
+                robin=chosen.robin,
+            )
+            return _decisions(job, [starting, *begun])
+        return _decisions(job, begun)
+
+    def to_end(self, job: Job, result: Result, now: float) -> list[Decision]:
+        """Begin the completion actions; [] without any, and for a job that is retried."""
+        if job.ended is not None or retry_of(job, result, now) is not None:
+            return []
+        chosen = acting.at_end(job, result, self._definitions.tag_names)
+        if not chosen:
+            return []
+        begun = acting.begin(job, acting.END, chosen, now=now, actor=self.actor)
+        return _decisions(job, [*begun, acting.settled(job, result, now=now, actor=self.actor)])
+
+    def limits(self, now: float) -> Iterator[tuple[Job, list[Decision]]]:
+        """The limits that running jobs exceed now."""
+        for job, fired in self._limiting.due(now):
+            yield job, _decisions(job, fire(job, fired, now=now, actor=self.actor))
+
+    def _source(self, job: Job) -> str:
+        parent = self._jobs.jobs.get(str((job.request.workflow or {}).get("job")))
+        return parent.request.source if parent is not None else job.request.source
+
+
+def _decisions(job: Job, facts: list[f.Fact]) -> list[Decision]:
+    return [(decision_id(fact, job.version), fact) for fact in facts]
