@@ -662,16 +662,23 @@ class TermEnded(FactBase):
 
 
 class JobDeleted(FactBase):
-    """A final job is erased; `erased` lists [sequence, SHA-256] of each of its facts."""
+    """A final job is erased; `erased` lists [sequence, SHA-256] of each of its facts.
+
+    `source`, `fire` and `counters` are those of its JobRequested: what is gone must not be fired
+    again. More facts of a job that turn up later are named by further JobDeleted.
+    """
 
     kind: Literal["JobDeleted"] = "JobDeleted"
     event: str
     job: str
     erased: list[tuple[int, str]] = Field(default_factory=list)
+    source: str = ""
+    fire: FireKey | None = None
+    counters: Counters | None = None
 
 
 class ChainSealed(FactBase):
-    """A keyed hash over the facts in [`first`, `last`], and a short tag of each (domain/audit.py)."""
+    """A keyed hash over the facts in [`first`, `last`], and a short tag of each (audit.py)."""
 
     kind: Literal["ChainSealed"] = "ChainSealed"
     first: int

@@ -95,6 +95,13 @@ class History:
         found = self._connection.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone()
         return found is not None
 
+    def facts_of(self, id: str) -> list[int]:
+        """The sequences of a job's orders and reports, which do not stand on its own subject."""
+        rows = self._connection.execute(
+            "SELECT sequence FROM job_facts WHERE job = ? ORDER BY sequence", (id,)
+        )
+        return [row[0] for row in rows]
+
     def search(
         self,
         query: str,
@@ -146,7 +153,18 @@ class History:
             case f.JobUpdated():
                 self._change(fact.job, fact.changes)
             case f.JobDeleted():
-                self._erase([fact.job])
+                self._forget(fact)
+            case (
+                f.JobAssigned()
+                | f.JobAbortOrdered()
+                | f.JobStarted()
+                | f.JobFinishing()
+                | f.JobFinished()
+                | f.JobReturned()
+            ):
+                self._connection.execute(
+                    "INSERT INTO job_facts VALUES (?, ?)", (fact.job, recorded.sequence)
+                )
             case f.EventDeleted() if fact.delete_jobs:
                 rows = self._connection.execute(
                     "SELECT id FROM jobs WHERE event = ?", (fact.event,)
@@ -199,6 +217,12 @@ class History:
             "INSERT INTO job_words VALUES (?, ?, ?)",
             [(field, word, id) for field, word in sorted(words)],
         )
+
+    def _forget(self, fact: f.JobDeleted) -> None:
+        """Drop all that an erased job's facts left: a fold without them must be the same."""
+        self._erase([fact.job])
+        self._connection.execute("DELETE FROM job_facts WHERE job = ?", (fact.job,))
+        self.revisions.forget(sequence for sequence, _ in fact.erased)
 
     def _erase(self, ids: Sequence[str]) -> None:
         marks = [(id,) for id in ids]

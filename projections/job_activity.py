@@ -4,6 +4,7 @@ Kept beside the job itself, since no decision reads it (data.md 6.1, `activity`)
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from domain import facts as f
 from domain.facts import Json, Recorded
@@ -11,6 +12,13 @@ from domain.ids import base36
 from domain.job import Job
 
 KEPT = 1000  # lines per job
+
+
+@dataclass(frozen=True, slots=True)
+class StoredActivity:
+    """What a snapshot keeps of JobActivity."""
+
+    lines: dict[str, list[Json]]
 
 
 class JobActivity:
@@ -22,6 +30,8 @@ class JobActivity:
     def apply(self, recorded: Recorded, touched: Iterable[Job]) -> None:
         """Note what a fact means for the jobs it touched."""
         for job in touched:
+            if getattr(recorded.fact, "job", job.id) != job.id:
+                continue  # a parent that must know of its child's end
             lines = self._lines.setdefault(job.id, [])
             for number, message in enumerate(_messages(recorded.fact, job)):
                 lines.append(_line(recorded, number, message, job))
@@ -36,6 +46,14 @@ class JobActivity:
     def forget(self, job: str) -> None:
         """The job left the live set and its lines are stored."""
         self._lines.pop(job, None)
+
+    def state(self) -> StoredActivity:
+        """All that `restore` needs; not changed by what is folded later."""
+        return StoredActivity({job: list(lines) for job, lines in self._lines.items()})
+
+    def restore(self, state: StoredActivity) -> None:
+        """Go on from a snapshot; only for a fold that has seen nothing yet."""
+        self._lines = state.lines
 
 
 def _line(recorded: Recorded, number: int, message: str, job: Job) -> Json:

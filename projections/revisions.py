@@ -8,6 +8,7 @@ jobs' results (history.py), and of access limits only what its callers pass in.
 import json
 import re
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from domain import facts as f
@@ -199,6 +200,12 @@ class Revisions:
             "INSERT INTO activity_words VALUES (?, ?)",
             [(word, recorded.sequence) for word in sorted(words)],
         )
+
+    def forget(self, sequences: Iterable[int]) -> None:
+        """Drop what these facts left, since they are erased; inside the caller's transaction."""
+        marks = [(sequence,) for sequence in sequences]
+        self._connection.executemany("DELETE FROM activity WHERE sequence = ?", marks)
+        self._connection.executemany("DELETE FROM activity_words WHERE sequence = ?", marks)
 
     def event_history(
         self, event: str, *, offset: int = 0, limit: int = 1, sort_dir: int = -1, upto: int = 0

@@ -34,6 +34,7 @@ class Stretch:
     anchor: sequence of the fact from which the fires get their identity
     version: sequence of the definition that the fires are made of; `definition` is its record
     upto: None while the stretch lasts
+    reading: default zone and daylight saving policy with which `plan` reads the triggers
     nth: the counter that a client set for its beginning; None: it goes on from before
     """
 
@@ -41,6 +42,7 @@ class Stretch:
     version: int
     definition: Json
     plan: Plan
+    reading: tuple[str, str]
     after: float
     upto: float | None = None
     nth: int | None = None
@@ -84,6 +86,45 @@ class Startup:
     index: int
     trigger: Json
     due: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStretch:
+    """A stretch in a snapshot; `definition` None: the event's record in force."""
+
+    anchor: int
+    version: int
+    definition: Json | None
+    reading: tuple[str, str]
+    after: float
+    upto: float | None
+    nth: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An EventSchedule in a snapshot."""
+
+    stretches: list[StoredStretch]
+    settled: float
+    nth: int | None
+    changed: int
+    fired: set[FireId]
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSchedule:
+    """What a snapshot keeps of Schedule."""
+
+    position: int
+    events: dict[str, StoredEvent]
+    startups: dict[str, Startup]
+    running: bool
+    reading: tuple[str, str]
+    evaluated: float
+    evaluated_on: int
+    launched: dict[int, int]
 
 
 class Schedule:
@@ -182,11 +223,11 @@ class Schedule:
         _drop_settled(entry)
 
     def _stretch(self, fact: f.EventCreated | f.EventUpdated, sequence: int) -> Stretch:
-        plan = self._plan(fact.definition)
-        return Stretch(sequence, sequence, fact.definition, plan, fact.at)
+        plan = self._plan(fact.definition, self._reading)
+        return Stretch(sequence, sequence, fact.definition, plan, self._reading, fact.at)
 
-    def _plan(self, definition: Json) -> Plan:
-        zone, dst_policy = self._reading
+    def _plan(self, definition: Json, reading: tuple[str, str]) -> Plan:
+        zone, dst_policy = reading
         triggers = definition.get("triggers")
         return plan_of(
             triggers if isinstance(triggers, list) else [], default_zone=zone, dst_policy=dst_policy
@@ -227,15 +268,17 @@ class Schedule:
             return
         self._reading = reading
         for entry in self.events.values():
-            plan = self._plan(entry.current.definition)
+            plan = self._plan(entry.current.definition, reading)
             if plan == entry.current.plan:
                 continue
             if not entry.open:
-                entry.current.plan = plan
+                entry.current.plan, entry.current.reading = plan, reading
                 continue
             self._look(entry)
             self._close(entry, at)
-            entry.stretches.append(_after(entry.current, entry.current.upto or at, plan))
+            following = _after(entry.current, entry.current.upto or at)
+            following.plan, following.reading = plan, reading
+            entry.stretches.append(following)
             entry.changed = self.position
             _drop_settled(entry)
 
@@ -253,7 +296,7 @@ class Schedule:
             old = entry.current
             rest = old.upto if old.plan.catchup is not None else None
             after = _boundary(entry, at) if rest is None else rest
-            entry.stretches.append(_after(old, after, old.plan))
+            entry.stretches.append(_after(old, after))
         else:
             self._close(entry, at)
         entry.changed = self.position
@@ -310,6 +353,62 @@ class Schedule:
         if len(self._launched) > 1:
             self._launched = {m: n for m, n in self._launched.items() if m >= floor60(fact.at)}
 
+    # --- snapshots -----------------------------------------------------------------------------
+
+    def state(self) -> StoredSchedule:
+        """All that `restore` needs; not changed by what is folded later."""
+        return StoredSchedule(
+            position=self.position,
+            events={id: self._stored(id, entry) for id, entry in self.events.items()},
+            startups=dict(self.startups),
+            running=self.running,
+            reading=self._reading,
+            evaluated=self._evaluated,
+            evaluated_on=self._evaluated_on,
+            launched=dict(self._launched),
+        )
+
+    def _stored(self, event: str, entry: EventSchedule) -> StoredEvent:
+        known = self.definitions.events.get(event)
+        in_force = known.record if known is not None else None
+        stretches = [
+            StoredStretch(
+                s.anchor,
+                s.version,
+                None if s.definition is in_force else s.definition,
+                s.reading,
+                s.after,
+                s.upto,
+                s.nth,
+            )
+            for s in entry.stretches
+        ]
+        return StoredEvent(
+            stretches, entry.settled, entry.nth, entry.changed, set(entry.fired), entry.started
+        )
+
+    def restore(self, state: StoredSchedule) -> None:
+        """Go on from a snapshot; only for a fold that is new, after `definitions` were restored."""
+        self.position = state.position
+        self.events = {id: self._restored(id, stored) for id, stored in state.events.items()}
+        self.startups, self.running, self._reading = state.startups, state.running, state.reading
+        self._evaluated, self._evaluated_on = state.evaluated, state.evaluated_on
+        self._launched = state.launched
+
+    def _restored(self, event: str, stored: StoredEvent) -> EventSchedule:
+        known = self.definitions.events.get(event)
+        in_force = known.record if known is not None else {}
+        stretches = []
+        for s in stored.stretches:
+            definition = in_force if s.definition is None else s.definition
+            plan = self._plan(definition, s.reading)
+            stretches.append(
+                Stretch(s.anchor, s.version, definition, plan, s.reading, s.after, s.upto, s.nth)
+            )
+        return EventSchedule(
+            stretches, stored.settled, stored.nth, stored.changed, stored.fired, stored.started
+        )
+
     # --- what the leader asks ------------------------------------------------------------------
 
     def launched(self, minute: int) -> int:
@@ -360,8 +459,8 @@ def _startup_of(definition: Json) -> tuple[int, Json] | None:
     return None
 
 
-def _after(old: Stretch, after: float, plan: Plan) -> Stretch:
-    return replace(old, after=after, upto=None, nth=None, plan=plan)
+def _after(old: Stretch, after: float) -> Stretch:
+    return replace(old, after=after, upto=None, nth=None)
 
 
 def _boundary(entry: EventSchedule, at: float) -> float:

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 # Raise it when the tables change: older files are then rebuilt.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Files up to this size (bytes) are checked page by page at every start: about 0.1 s.
 _CHECKED_SIZE = 64 * 1024 * 1024
 
@@ -34,6 +34,9 @@ CREATE TABLE job_words (
     field TEXT NOT NULL, word TEXT NOT NULL, job TEXT NOT NULL, PRIMARY KEY (field, word, job)
 ) WITHOUT ROWID;
 CREATE INDEX job_words_job ON job_words (job);
+CREATE TABLE job_facts (
+    job TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (job, sequence)
+) WITHOUT ROWID;
 CREATE TABLE activity (
     sequence INTEGER PRIMARY KEY, at REAL NOT NULL, action TEXT NOT NULL, event TEXT,
     revision INTEGER, address TEXT, record TEXT NOT NULL
@@ -44,6 +47,7 @@ CREATE INDEX activity_at ON activity (at);
 CREATE TABLE activity_words (
     word TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (word, sequence)
 ) WITHOUT ROWID;
+CREATE INDEX activity_words_sequence ON activity_words (sequence);
 """
 
 
