@@ -157,16 +157,16 @@ def _with_field_values(trigger: Json, fields: Sequence[Json]) -> Json:
 
 def _instant(trigger: Json, name: str) -> Json:
     value = trigger.get(name)
-    if not (is_integer(value) and 0 < value <= LATEST_EPOCH):  # type: ignore[operator]
+    if not (is_integer(value) and 0 < value <= LATEST_EPOCH):
         raise BadRequest(f"'{name}' must be a time in whole Unix seconds.")
-    return {name: int(value)}  # type: ignore[arg-type]
+    return {name: int(value)}
 
 
 def _duration(trigger: Json) -> Json:
     value = trigger.get("duration")
-    if not (is_integer(value) and 1 <= value <= LATEST_EPOCH):  # type: ignore[operator]
+    if not (is_integer(value) and 1 <= value <= LATEST_EPOCH):
         raise BadRequest("'duration' must be a whole number of seconds, at least 1.")
-    return {"duration": int(value)}  # type: ignore[arg-type]
+    return {"duration": int(value)}
 
 
 def _floored(instants: Json) -> Json:
@@ -249,7 +249,7 @@ def _catchup(trigger: Json) -> Json:
 
 def _nth(trigger: Json) -> Json:
     every = trigger.get("every")
-    if not (is_number(every) and 2 <= every <= LATEST_EPOCH):  # type: ignore[operator]
+    if not (is_number(every) and 2 <= every <= LATEST_EPOCH):
         raise BadRequest("'every' must be a number of at least 2.")
     return dict(trigger)
 
