@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     mail_password_file: Path | None = Field(None, description="File with that account's password.")
     max_emails_per_day: int = Field(0, ge=0, description="Emails per day; 0 = no limit.")
     retention_days: float = Field(
-        0, ge=0, description="Finished jobs older than this many days are erased; 0 = never."
+        0, ge=0, description="Finished jobs older than this many days are to be erased; 0 = never."
     )
     disk_reserve: int = Field(
         256 * MEBIBYTE, ge=0, description="Writes are refused below this many free bytes."

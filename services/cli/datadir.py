@@ -12,17 +12,16 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from services.cli.supervise import holder_of
 from services.errors import StartupError
-from services.settings import ENV_PREFIX, Settings
+from services.settings import Settings
 
 if TYPE_CHECKING:
     from services.ledger.embedded import NatsSetup
 
-DIR_VARIABLE = f"{ENV_PREFIX}DATA_DIR"
 SERVICES = ("gateway", "scheduler", "runner", "nats")
 # What an `up` that was killed left behind ends by itself within this time, or is ended.
 _LEFTOVER_WAIT = 5.0
@@ -68,17 +67,16 @@ def end_leftovers(settings: Settings) -> None:
 
     They are told by the kernel; whoever is still there after some seconds is killed.
     """
-    pids = [pid for name in SERVICES if (pid := _leftover(settings, name)) is not None]
+    pidfiles = [settings.run_dir / f"{name}.pid" for name in SERVICES]
     deadline = time.monotonic() + _LEFTOVER_WAIT
-    for pid in pids:
-        _signal(pid, signal.SIGTERM)
-    while any(_belongs_to(pid, settings.data_dir) for pid in pids):
+    while pids := [pid for file in pidfiles if (pid := holder_of(file)) is not None]:
         if time.monotonic() > deadline:
             for pid in pids:
-                _signal(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-    for name in SERVICES:
-        (settings.run_dir / f"{name}.pid").unlink(missing_ok=True)
+    for file in pidfiles:
+        file.unlink(missing_ok=True)
 
 
 def check_port(host: str, port: int) -> None:
@@ -142,29 +140,3 @@ def check_nats_reachable(url: str) -> None:
 
 def _without_password(url: str) -> str:
     return ",".join(one.rpartition("@")[2].removeprefix("nats://") for one in url.split(","))
-
-
-def _leftover(settings: Settings, name: str) -> int | None:
-    try:
-        pid = int((settings.run_dir / f"{name}.pid").read_text())
-    except (OSError, ValueError):
-        return None
-    return pid if _belongs_to(pid, settings.data_dir) else None
-
-
-def _belongs_to(pid: int, data_dir: Path) -> bool:
-    """Whether this process runs and was started by an `up` on this directory.
-
-    A pid may long belong to somebody else; the environment tells.
-    """
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z" and f"{DIR_VARIABLE}={data_dir}".encode() in environment.split(b"\0")
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)

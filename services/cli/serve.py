@@ -1,11 +1,11 @@
 """Runs one service in this process until it is asked to stop (SIGTERM, Ctrl-C).
 
-`python -m services.cli.serve NAME` is what `jobledger up` starts: it reads its settings from
-the environment and needs no command line library. The verbs gateway, scheduler and runner end
-up here as well. A service is a coroutine that is cancelled when it shall stop.
+The verbs gateway, scheduler and runner end up here, and what `jobledger up` forks. A service is
+a coroutine that is cancelled when it shall stop.
 """
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -19,7 +19,7 @@ from services import logs
 from services.cli.datadir import prepare_data_dir
 from services.cli.supervise import CANNOT_START
 from services.errors import StartupError
-from services.settings import Settings, load_settings
+from services.settings import Settings
 
 Service = Callable[[Settings], Coroutine[Any, Any, None]]
 
@@ -28,15 +28,6 @@ STOP_WAIT = 3.0
 # Another server, or the majority of a cluster, may still be starting.
 LEDGER_WAIT = 60.0
 _RETRY = 0.1
-
-
-def main() -> None:
-    """Run the service that the first argument names."""
-    try:
-        settings = load_settings()
-    except StartupError as error:
-        sys.exit(_refusal(sys.argv[1], error))
-    sys.exit(serve(sys.argv[1], settings, SERVICES[sys.argv[1]]))
 
 
 def serve(name: str, settings: Settings, service: Service) -> int:
@@ -91,7 +82,11 @@ async def runner(
     await run_runner(settings, id=id, hostname=hostname, groups=groups, drain=drain)
 
 
-SERVICES: dict[str, Service] = {"gateway": gateway, "scheduler": scheduler, "runner": runner}
+def prepared(name: str) -> Service:
+    """A service by its name, with everything imported that it needs."""
+    importlib.import_module(f"services.{name}.run")
+    services: dict[str, Service] = {"gateway": gateway, "scheduler": scheduler, "runner": runner}
+    return services[name]
 
 
 async def found_ledger(settings: Settings) -> None:
@@ -140,7 +135,3 @@ async def _until_stopped(service: Coroutine[Any, Any, None]) -> None:
 def _refusal(name: str, error: Exception) -> int:
     print(f"jobledger {name}: {error}", file=sys.stderr, flush=True)
     return CANNOT_START
-
-
-if __name__ == "__main__":
-    main()

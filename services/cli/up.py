@@ -1,14 +1,14 @@
 """The verb `up`: NATS, gateway, scheduler and runner on this machine, kept running.
 
-This process only watches over the others (supervise.py); job processes are none of its
-children and go on when it ends. What can keep it from starting is checked before anything is
-started (datadir.py).
+This process only watches over the others (supervise.py), which are forks of it; job processes
+are none of its children and go on when it ends. What can keep it from starting is checked
+before anything is started (datadir.py).
 """
 
 import http.client
 import json
-import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,6 @@ import typer
 from services.cli.options import DataDir, Host, Nats, Port
 
 if TYPE_CHECKING:
-    from services.cli.supervise import Child
     from services.ledger.embedded import NatsSetup
     from services.settings import Settings
 
@@ -62,34 +61,37 @@ def up(
 
 
 def _keep_running(settings: "Settings", *, verbose: bool) -> None:
-    from services.cli.supervise import Supervisor
+    from services.cli.supervise import Child, Supervisor
 
-    children = _children(settings)
+    setup = _check(settings)
     log_dir = settings.data_dir / "log"
     log_dir.mkdir(mode=0o700, exist_ok=True)
     with Supervisor(settings.run_dir, log_dir, _say, verbose=verbose) as family:
-        for child in children:
-            family.start(child)
-        readiness = Readiness(settings)
-        family.run(readiness.reached, poll=_POLL)
+        if setup is not None:
+            family.start(Child("nats", setup.command, last=True))
+            settings = settings.model_copy(update={"nats": setup.url})
+        # Each import is paid once, here: the services are forks of this process.
+        from services.cli import serve
+
+        for name in ("gateway", "runner", "scheduler"):
+            service = serve.prepared(name)
+            family.start(Child(name, partial(serve.serve, name, settings, service)))
+        family.run(Readiness(settings).reached, poll=_POLL)
         if not family.stopped:
             _say(_welcome(settings))
         family.run(lambda: False, poll=_IDLE)
         _say("Stopping; running jobs go on.")
 
 
-def _children(settings: "Settings") -> "list[Child]":
-    """Check what must be free or reachable, and say what to start."""
+def _check(settings: "Settings") -> "NatsSetup | None":
+    """Check what must be free or reachable before anything starts; the own NATS, if it is used."""
     from services.cli.datadir import (
-        DIR_VARIABLE,
         announce_nats,
         check_nats_port,
         check_nats_reachable,
         check_port,
         prepare_nats,
     )
-    from services.cli.supervise import Child
-    from services.settings import ENV_PREFIX
 
     check_port(settings.host, settings.port)
     setup: NatsSetup | None = None
@@ -99,20 +101,7 @@ def _children(settings: "Settings") -> "list[Child]":
     else:
         check_nats_reachable(settings.nats_url)
     announce_nats(settings, setup)
-
-    environment = os.environ | {
-        DIR_VARIABLE: str(settings.data_dir),
-        f"{ENV_PREFIX}NATS": f"@{settings.run_dir / 'nats.url'}",
-        f"{ENV_PREFIX}HOST": settings.host,
-        f"{ENV_PREFIX}PORT": str(settings.port),
-    }
-    children = [
-        Child(name, [sys.executable, "-m", "services.cli.serve", name], environment)
-        for name in ("gateway", "scheduler", "runner")
-    ]
-    if setup is not None:
-        children.insert(0, Child("nats", setup.command, environment, last=True))
-    return children
+    return setup
 
 
 class Readiness:

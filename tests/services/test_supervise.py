@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.supervise import CANNOT_START, Child, Supervisor
+from services.cli.supervise import _SHORT_LIFE, CANNOT_START, Child, Supervisor, holder_of
 from services.errors import StartupError
 
 PATIENCE = 10.0
@@ -30,7 +30,7 @@ def family(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
 
 
 def child(script: str, name: str = "worker", **more: bool) -> Child:
-    return Child(name, ["/bin/sh", "-c", script], dict(os.environ), **more)
+    return Child(name, ["/bin/sh", "-c", script], **more)
 
 
 def wait_for(family: Supervisor, condition: object, what: str) -> None:
@@ -49,9 +49,8 @@ def test_a_killed_child_is_back_within_a_second(
 ) -> None:
     worker = child("exec sleep 60")
     family.start(worker)
-    assert worker.process is not None
     first = pid_in(tmp_path / "worker.pid")
-    assert first == worker.process.pid
+    assert first == worker.pid == holder_of(tmp_path / "worker.pid")
 
     os.kill(first, signal.SIGKILL)
     began = time.monotonic()
@@ -99,9 +98,47 @@ def test_stopping_ends_children_that_will_not_listen_and_the_last_one_last(tmp_p
         os.chdir(here)
 
     assert time.monotonic() - began < 5
-    assert all(one.process is None for one in (base, stubborn, polite))
+    assert all(one.pid == 0 for one in (base, stubborn, polite))
     assert not (tmp_path / "early").exists()
     assert not list(tmp_path.glob("*.pid"))
+
+
+def test_a_function_runs_in_a_process_of_its_own_and_gives_the_status(
+    family: Supervisor, tmp_path: Path, said: list[str]
+) -> None:
+    def work() -> int:
+        print(os.getppid(), os.getsid(0) == os.getpid(), len(os.listdir("/proc/self/fd")))
+        (tmp_path / "done").touch()
+        time.sleep(_SHORT_LIFE)
+        return 7
+
+    family.start(Child("worker", work))
+    wait_for(family, lambda: said, "the end was not announced")
+
+    assert said[0] == "worker ended with status 7; it is started again."
+    # Standard streams, the pidfile's lock, and the listing itself: nothing of the parent's.
+    line = (tmp_path / "worker.log").read_text().splitlines()[0]
+    assert line == f"{os.getpid()} True 5"
+
+
+def test_a_function_that_fails_never_returns_into_this_process(
+    family: Supervisor, tmp_path: Path, said: list[str]
+) -> None:
+    def work() -> int:
+        raise SystemExit(3)
+
+    family.start(Child("worker", work))
+    wait_for(family, lambda: said, "the end was not announced")
+
+    assert said[0] == "worker ended with status 1; it is started again."
+    assert "SystemExit" in (tmp_path / "worker.log").read_text()
+
+
+def test_a_pidfile_of_a_dead_process_names_nobody(tmp_path: Path) -> None:
+    (tmp_path / "stale.pid").write_text(f"{os.getpid()}\n")
+
+    assert holder_of(tmp_path / "stale.pid") is None
+    assert holder_of(tmp_path / "none.pid") is None
 
 
 def test_a_stop_signal_ends_the_waiting(family: Supervisor) -> None:
@@ -115,11 +152,11 @@ def test_a_stop_signal_ends_the_waiting(family: Supervisor) -> None:
 
 def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     program = f"""
-import os, pathlib
+import pathlib
 from services.cli.supervise import Child, Supervisor
 here = pathlib.Path({str(tmp_path)!r})
 with Supervisor(here, here, print, verbose=False) as family:
-    family.start(Child("worker", ["sleep", "60"], dict(os.environ)))
+    family.start(Child("worker", ["/bin/sleep", "60"]))
     family.run(lambda: False, poll=60)
 """
     parent = subprocess.Popen([sys.executable, "-c", program])

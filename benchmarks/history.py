@@ -1,0 +1,70 @@
+"""The view of finished jobs: how fast it is folded and searched; prints two tables."""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from domain import facts as f
+from domain.facts import Json, Recorded
+from domain.subjects import subject_of
+from projections.history import History
+from projections.search import Calendar
+from projections.store import open_store
+
+JOBS = 100_000
+BATCHES = (1, 50, 1000)
+QUERIES = (
+    "*",
+    "event:event7",
+    "event:event7 tags:_error",
+    "tags:nightly",
+    "tags:_error",
+    "date:2023-11-20",
+)
+START = 1_700_000_000.0
+SYSTEM = f.Actor(type="system", id="benchmark")
+
+
+def finished(number: int) -> tuple[Recorded, Json]:
+    """The end of a trivial job, one every ten seconds, every 21st a failure."""
+    at = START + 10 * number
+    job, event, code = f"j{number:09}", f"event{number % 100}", int(number % 21 == 0)
+    fact = f.JobCompleted(at=at, actor=SYSTEM, event=event, job=job, code=code, description="")
+    document: Json = {
+        "id": job, "event": event, "category": "general", "plugin": "shellplug",
+        "server": "s1", "groups": ["main"], "targets": ["main"], "source": "scheduler",
+        "tags": ["nightly"] if number % 50 == 0 else [], "code": code, "started": at - 2,
+        "completed": at, "elapsed": 2.0, "state": "complete", "final": True,
+        "params": {"script": "#!/bin/sh\ntrue"}, "activity": [], "output": "done\n",
+    }  # fmt: skip
+    return Recorded(number + 1, subject_of(fact), fact), document
+
+
+def fold(folder: Path, batch: int, jobs: int) -> tuple[History, float]:
+    """A history of so many jobs, and the jobs folded per second."""
+    history = History(open_store(folder / f"{batch}.sqlite", "benchmark", jobs))
+    facts = [finished(number) for number in range(jobs)]
+    began = time.perf_counter()
+    for start in range(0, jobs, batch):
+        history.apply_batch(facts[start : start + batch])
+    return history, jobs / (time.perf_counter() - began)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="jobledger-bench-") as name:
+        print("jobs per transaction    jobs/s")
+        for batch in BATCHES:
+            jobs = JOBS if batch == BATCHES[-1] else min(JOBS, 5000 * batch)
+            history, rate = fold(Path(name), batch, min(jobs, JOBS))
+            print(f"{batch:20} {rate:9,.0f}")
+        print(f"\nsearch in {JOBS:,} jobs, 50 rows       hits       ms")
+        for query in QUERIES:
+            began = time.perf_counter()
+            page = history.search(query, Calendar(START), limit=50)
+            took = (time.perf_counter() - began) * 1000
+            print(f"{query:32} {page.length:10,} {took:8.1f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
