@@ -279,7 +279,7 @@ def _facts(home: Path, job: str, console: "Console") -> None:
     from rich.table import Table
 
     recorded = asyncio.run(_read_facts((home / "run" / "nats.url").read_text().strip(), job))
-    table = Table("sequence", "subject", "fact", "by", box=None, padding=(0, 3, 0, 2))
+    table = Table("sequence", "subject", "fact", "by", box=None, padding=(0, 1, 0, 2))
     for one in recorded:
         actor = one.fact.actor
         table.add_row(str(one.sequence), one.subject, one.fact.kind, actor.type)
