@@ -24,8 +24,12 @@ Key = tuple[str, int]
 START = "start"
 END = "end"
 LIMIT = "limit"
+UPDATE = "update"
+"""What the process asks of its own event (`update_event`) is carried out like an action."""
 
-OUTSIDE = frozenset({"email", "web_hook", "run_event", "plugin", "disable", "delete"})
+OUTSIDE = frozenset(
+    {"email", "web_hook", "run_event", "plugin", "update_event", "disable", "delete"}
+)
 """Types that somebody outside the deciding loop performs."""
 
 LAST = frozenset({"disable", "delete"})
@@ -83,6 +87,14 @@ def at_end(job: Job, result: Result, known_tags: Mapping[str, str]) -> list[tupl
     types = {action.get("type") for _, action in chosen}
     delayed = [(i, a) for i, a in select(actions, START) if a.get("type") in LAST - types]
     return [(i, a) for i, a in dict(chosen + delayed).items() if not _begun(job, END, i)]
+
+
+def event_update(job: Job) -> list[tuple[int, Json]]:
+    """What the process asked to change of its event, as an action that has not begun (17)."""
+    asked = job.finished.report.get("update_event") if job.finished else None
+    if not isinstance(asked, dict) or not asked or _begun(job, UPDATE, 0):
+        return []
+    return [(0, {"type": "update_event"})]
 
 
 def begin(
@@ -152,11 +164,15 @@ def advance(
     now: float,
     actor: f.Actor,
 ) -> list[f.Fact]:
-    """What follows for the actions that have begun; [] while they are under way.
+    """What follows for the actions that have begun, and for what an administrator changes.
+
+    [] while they are under way.
 
     `source` is that of the job, for a child that of its outermost parent (`sources` of suspend).
     """
     story = _Story(job, now, actor)
+    if job.update_asked:
+        story.change(job.update_asked)
     for run in unfinished(job):
         kind = run.action.get("type")
         if kind == "suspend":
@@ -165,7 +181,7 @@ def advance(
             story.end(run, _at_once(story, run.action))
         elif (found := outcome((run.stage, run.index))) is not None:
             story.end(run, found)
-    if job.suspended is not None and not story.facts and _is_over(job):
+    if job.suspended is not None and _is_over(job) and not story.resumed:
         story.resume(job.suspended)
     return story.facts
 
@@ -186,6 +202,7 @@ class _Story:
         self.job = job
         self.now = now
         self.facts: list[f.Fact] = []
+        self.resumed = False
         self._common: dict[str, Any] = {
             "at": now,
             "actor": actor,
@@ -212,11 +229,16 @@ class _Story:
             )
         )
 
+    def change(self, changes: Json) -> None:
+        note = f"Job was updated: {', '.join(sorted(changes))}"
+        self.facts.append(f.JobChanged(**self._common, changes=changes, note=note))
+
     def suspend(self, run: ActionRun) -> None:
         self.facts.append(f.JobSuspended(**self._common, stage=run.stage, index=run.index))
 
     def resume(self, key: Key) -> None:
         asked = self.job.resume_asked
+        self.resumed = True
         self.facts.append(
             f.JobResumed(
                 **self._common, stage=key[0], index=key[1], params=asked.params if asked else {}

@@ -97,6 +97,7 @@ class Job:
     suspended: tuple[str, int] | None = None
     actions: tuple[ActionRun, ...] = ()
     changes: Json = field(default_factory=dict)
+    update_asked: Json = field(default_factory=dict)
     children: tuple[f.Child, ...] = ()
     finished: f.JobFinished | None = None
     ended: f.JobEnded | None = None
@@ -277,8 +278,12 @@ def _acted(job: Job, fact: f.Fact) -> Job:
             return replace(job, resume_asked=ResumeAsked(fact.params, fact.actor, fact.at))
         case f.JobResumed() if job.suspended is not None:
             return _resumed(job, fact)
+        case f.JobUpdateRequested():
+            return replace(job, update_asked=job.update_asked | fact.changes)
         case f.JobChanged():
-            return replace(job, changes=job.changes | fact.changes)
+            done = fact.changes.items()
+            asked = {k: v for k, v in job.update_asked.items() if (k, v) not in done}
+            return replace(job, changes=job.changes | fact.changes, update_asked=asked)
         case _:
             return job
 

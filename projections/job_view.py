@@ -6,7 +6,7 @@ Pure functions; what a caller may see of a document is the gateway's business.
 from collections.abc import Sequence
 
 from domain import facts as f
-from domain.acting import LIMIT, actions_of
+from domain.acting import LIMIT, UPDATE, actions_of
 from domain.facts import Json
 from domain.job import ActionRun, Job, JobState
 
@@ -139,7 +139,7 @@ def _acted(shown: Json, job: Job) -> None:
     limits = [dict(limit) for limit in job.value("limits") or []]
     for run in job.actions:
         entries, place = (limits, run.index // 2) if run.stage == LIMIT else (actions, run.index)
-        if place < len(entries):
+        if place < len(entries) and run.stage != UPDATE:
             entries[place] |= _result(run)
     shown["actions"], shown["limits"] = actions, limits
 
@@ -156,6 +156,23 @@ def _result(run: ActionRun) -> Json:
     }
     optional = {"details": ended.details, "http_status": ended.http_status}
     return result | {key: value for key, value in optional.items() if value is not None}
+
+
+LATE = "Job was aborted, but received late update after completion."
+
+
+def with_late_report(record: Json, finished: f.JobFinished) -> Json:
+    """A final record after its runner reported nevertheless (execution.md 12).
+
+    An abort of a lost job becomes a warning with what the process left; a job that the runner
+    itself ended stays aborted. No actions run.
+    """
+    patched = dict(record)
+    _reported(patched, finished)
+    patched["completed"] = finished.ended
+    if record.get("code") == "abort" and not finished.aborted:
+        patched |= {"code": "warning", "description": LATE}
+    return patched
 
 
 def with_plain_metrics(shown: Json) -> Json:

@@ -20,8 +20,8 @@ from domain.access import user_id
 from domain.acting import Outcome
 from domain.assembly import NOTHING
 from domain.chaining import Launcher, child_id, launched
-from domain.errors import DomainError
-from domain.event import delete, disable
+from domain.errors import DomainError, event_rule
+from domain.event import changed_by_child, delete, disable
 from domain.facts import Json, Recorded
 from domain.job import ActionRun, Job
 from domain.subjects import job_subject
@@ -131,6 +131,8 @@ class Acting:
         try:
             async with self._slots:
                 outcome = await self._until_ledger_answers(lambda: self._act(kind, job, run))
+        except DomainError as refusal:
+            outcome = Outcome(kind, refusal.description)
         except Exception as error:
             log.exception("an action failed", action="action_failed", job=job.id, type=kind)
             outcome = Outcome(kind, f"{type(error).__name__}: {error}")
@@ -207,18 +209,15 @@ class Acting:
             job, run, result.code if result else 0, result.description if result else ""
         )
         data = await self._data(job)
-        try:
-            request = launched(
-                launcher,
-                around.definitions,
-                made,
-                made_of,
-                data,
-                now=around.clock(),
-                actor=self._actor,
-            )
-        except DomainError as refusal:
-            return Outcome("run_event", refusal.description)
+        request = launched(
+            launcher,
+            around.definitions,
+            made,
+            made_of,
+            data,
+            now=around.clock(),
+            actor=self._actor,
+        )
         try:
             await around.ledger.append(request, id=id, expect=0)
         except WrongSequence:
@@ -251,12 +250,11 @@ class Acting:
         return await run_plugin(plugin, self._notice(job, run), base_url)
 
     async def _change_event(self, kind: str, job: Job, run: ActionRun) -> Outcome:
-        """Disable or delete the job's event, on top of whatever else changes it."""
-        around, reason = self._around, f"job {job.id}"
-        decide = disable if kind == "disable" else delete
+        """Disable, delete or update the job's event, on top of whatever else changes it."""
+        around = self._around
         while True:
             version = around.definitions.events.get(job.event)
-            fact = decide(job.event, around.definitions, self._actor, around.clock(), reason)
+            fact = self._changed_event(kind, job)
             if fact is None or version is None:
                 return Outcome(0, f"Nothing to {kind}: the event is so already.")
             command = f"{job.id}-{run.stage}-{run.index}-{kind}"
@@ -265,7 +263,21 @@ class Acting:
             except WrongSequence as newer:
                 await around.reached(newer.last or around.definitions.position + 1, READ_WAIT)
             else:
-                return Outcome(0, f"Event {kind}d: {job.event}")
+                return Outcome(0, f"Event {kind.removesuffix('_event')}d: {job.event}")
+
+    def _changed_event(self, kind: str, job: Job) -> f.EventUpdated | f.EventDeleted | None:
+        known, now, reason = self._around.definitions, self._around.clock(), f"job {job.id}"
+        match kind:
+            case "disable":
+                return disable(job.event, known, self._actor, now, reason)
+            case "delete":
+                return delete(job.event, known, self._actor, now, reason)
+            case _:
+                plugin = known.record("plugin", str(job.value("plugin"))) or {}
+                asked = job.finished.report.get("update_event") if job.finished else None
+                if not plugin.get("may_update_event") or not isinstance(asked, dict):
+                    raise event_rule("The plugin may not change its event.")
+                return changed_by_child(job.event, asked, known, self._actor, now, reason)
 
     # --- telling of a suspension -------------------------------------------------------------
 

@@ -62,10 +62,9 @@ class Mailer:
         if self._used_up():
             return Outcome("email", "The maximum number of emails per day was reached.")
         mail = compose(notice, log_tail)
-        message = self._message(notice, mail, recipients)
         try:
-            await self._deliver(message, recipients)
-        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            await self._deliver(self._message(notice, mail, recipients), recipients)
+        except (aiosmtplib.SMTPException, OSError, ValueError, IndexError) as error:
             return Outcome("email", f"Email was not sent: {error}")
         details = f"- **Subject:** {mail.subject}\n- **To:** {', '.join(recipients)}"
         return Outcome(0, f"Email sent to {', '.join(recipients)}", details)

@@ -47,7 +47,7 @@ class Stages:
 
     def advance(self, job: Job, now: float) -> list[Decision]:
         """What follows for the actions that have begun; those to be performed are under way."""
-        if not job.actions:
+        if not job.actions and not job.update_asked:
             return []
         facts = acting.advance(
             job,
@@ -82,9 +82,11 @@ class Stages:
         if job.ended is not None or retry_of(job, result, now) is not None:
             return []
         chosen = acting.at_end(job, result, self._definitions.tag_names)
-        if not chosen:
-            return []
         begun = acting.begin(job, acting.END, chosen, now=now, actor=self.actor)
+        update = acting.event_update(job)
+        begun += acting.begin(job, acting.UPDATE, update, now=now, actor=self.actor)
+        if not begun:
+            return []
         return _decisions(job, [*begun, acting.settled(job, result, now=now, actor=self.actor)])
 
     def limits(self, now: float) -> Iterator[tuple[Job, list[Decision]]]:

@@ -33,6 +33,8 @@ MOST_RETRIES = 32
 LONGEST_PAUSE = 30.0  # seconds between two tries; they begin at `PAUSE` and double
 PAUSE = 0.5
 REDIRECTS = 32
+LONGEST_TRY = 4
+"""Times the timeout, which counts from byte to byte: a receiver that trickles is left alone."""
 SHOWN = 4096  # characters of the answer that are kept
 DAY = 86400
 
@@ -132,7 +134,7 @@ class WebHooks:
         for attempt in range(call.retries + 1):
             try:
                 response = await self._request(call)
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
                 problem = str(error) or type(error).__name__
                 outcome = Outcome("web_hook", f"Web Hook failed: {problem}")
                 if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
@@ -150,14 +152,15 @@ class WebHooks:
     async def _request(self, call: Call) -> httpx.Response:
         """One try. The answer's body is read no further than what is kept of it."""
         client = self._client(call.unchecked_certificate)
-        async with client.stream(
+        request = client.stream(
             call.method,
             call.url,
             content=call.body,
             headers=call.headers,
             timeout=call.timeout,
             follow_redirects=call.follow,
-        ) as response:
+        )
+        async with asyncio.timeout(call.timeout * LONGEST_TRY), request as response:
             kept = b""
             async for part in response.aiter_bytes():
                 kept += part

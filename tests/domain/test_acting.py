@@ -9,12 +9,14 @@ from domain.acting import (
     LAST,
     ON_TIMEOUT,
     OUTSIDE,
+    UPDATE,
     Outcome,
     actions_of,
     advance,
     at_end,
     at_start,
     begin,
+    event_update,
     settled,
     suspended_until,
     to_perform,
@@ -22,11 +24,9 @@ from domain.acting import (
 )
 from domain.actions import conditions_of
 from domain.assembly import Made, assemble
-from domain.chaining import DEEPEST, Launcher, child_id, launched
 from domain.completion import Result, complete, result_of, retry_of
-from domain.errors import RuleBroken
 from domain.facts import Actor, Json, Recorded
-from domain.job import ActionRun, JobState, evolve
+from domain.job import JobState, evolve
 from domain.job import begin as job_begin
 from domain.subjects import subject_of
 
@@ -279,6 +279,22 @@ def test_an_abort_from_before_the_end_does_not_change_what_the_process_said() ->
     assert result_of(story.job) == Result(0, "Success")
 
 
+def test_what_the_process_changes_of_its_event_is_carried_out_like_an_action() -> None:
+    story = Story().ran(0, update_event={"notes": "x"})
+    story.given(*begin(story.job, UPDATE, event_update(story.job), now=111.0, actor=ACTOR))
+
+    assert [run.action["type"] for run in to_perform(story.job)] == ["update_event"]
+    assert event_update(story.job) == []
+
+
+def test_an_administrator_changes_a_live_job() -> None:
+    story = Story(add_tags=["t0"]).happened(f.JobUpdateRequested, changes={"label": "x"})
+
+    assert kinds(story.advance()) == ["JobChanged"]
+    assert story.job.value("label") == "x"
+    assert story.advance() == []
+
+
 # --- suspension
 
 
@@ -441,90 +457,3 @@ def _drive(story: Story) -> None:
         if not story.advance():
             return
     raise AssertionError("the stage does not end")
-
-
-# --- chains
-
-
-class Definitions:
-    """Two events and what they refer to."""
-
-    def __init__(self, **event: object) -> None:
-        manual = [{"type": "manual", "enabled": True}]
-        self.target: Json = {"id": "e2", "title": "Next", "enabled": True, "triggers": manual}
-        self.target |= {"category": "general", "plugin": "p1"} | event
-
-    def event(self, id: str) -> Json | None:
-        return self.target if id == "e2" else None
-
-    def record(self, type: str, id: str) -> Json | None:
-        return {"id": id, "title": id, "enabled": True}
-
-    def records(self, type: str) -> list[Json]:
-        return []
-
-    def category_in_use(self, id: str) -> bool:
-        return True
-
-
-def chain(story: Story, known: Definitions, run: ActionRun | None = None) -> f.JobRequested:
-    run = run or story.job.actions[-1]
-    made = Made(event=known.target, category={}, plugin={"id": "p1", "enabled": True}, config={})
-    launcher = Launcher(story.job, run, 0, "Success")
-    of = f.MadeOf(event=5, plugin=6)
-    return launched(launcher, known, made, of, {"a": 1}, now=200.0, actor=ACTOR)
-
-
-def chaining(**fields: object) -> Story:
-    return Story(action("run_event", event_id="e2", **fields)).ran(0, files=[{"id": "f1"}]).ended()
-
-
-def test_a_chained_job_gets_the_output_of_the_one_before() -> None:
-    request = chain(chaining(), Definitions())
-
-    assert request.event == "e2"
-    assert request.source == "action"
-    assert request.input == {"data": {"a": 1}, "files": [{"id": "f1"}]}
-    assert request.parent is not None
-    assert request.parent["job"] == "j1"
-    assert request.parent["chain_depth"] == 1
-
-
-def test_the_same_action_always_launches_the_same_job() -> None:
-    story = chaining()
-
-    assert chain(story, Definitions()).job == child_id(story.job, story.job.actions[-1])
-    assert chain(story, Definitions()).job == chain(story, Definitions()).job
-
-
-def test_only_params_that_are_fields_of_the_target_are_taken() -> None:
-    story = chaining(params={"who": "joe", "script": "rm"})
-    request = chain(story, Definitions(fields=[{"id": "who", "type": "text"}]))
-
-    assert request.overrides == {"params": {"who": "joe"}}
-
-
-def test_a_chained_job_may_wait() -> None:
-    request = chain(chaining(start_delay=30), Definitions())
-
-    assert (request.wait, request.until) == ("start_delay", 230.0)
-
-
-@pytest.mark.parametrize(
-    "known",
-    [Definitions(triggers=[]), Definitions(enabled=False), Definitions(id="e3")],
-    ids=["no manual trigger", "disabled", "gone"],
-)
-def test_a_target_that_may_not_be_run_is_refused(known: Definitions) -> None:
-    story = chaining()
-    if known.target["id"] == "e3":
-        known.event = lambda id: None  # type: ignore[method-assign]
-    with pytest.raises(RuleBroken):
-        chain(story, known)
-
-
-def test_a_chain_ends_at_its_greatest_depth() -> None:
-    deep = {"job": "j0", "chain_depth": DEEPEST}
-    story = Story(action("run_event", event_id="e2"), parent=deep).ran(0).ended()
-    with pytest.raises(RuleBroken, match="chain"):
-        chain(story, Definitions())

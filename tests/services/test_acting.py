@@ -478,3 +478,40 @@ async def test_a_job_that_uses_too_much_for_too_long_is_tagged(stack: Stack) -> 
         [end] = await stack.ended(job)
     assert end.code == 0
     assert "hungry" in end.tags
+
+
+# --- what a process or an administrator changes
+
+
+@pytest.mark.parametrize(("allowed", "notes"), [(True, "new"), (False, None)])
+async def test_a_process_changes_its_event_only_if_its_plugin_may(
+    stack: Stack, allowed: bool, notes: str | None
+) -> None:
+    await record(stack, "plugin", "p1", type="event", command="x", may_update_event=allowed)
+    await stack.define(plugin="p1")
+    stack.runner.hold = True
+    update = {"notes": "new", "targets": ["s9"]}
+    async with stack.scheduler() as scheduler:
+        job = await stack.run()
+        await stack.book.until("the start", lambda: stack.book.of(f.JobStarted, job))
+        await stack.runner.finish(job, report={"update_event": update})
+        [done] = await results(stack, job)
+        event = scheduler.definitions.event("e1")
+    assert event is not None
+    assert (event.get("notes"), event["targets"]) == (notes, ["main"])
+    assert done.code == (0 if allowed else "update_event")
+
+
+async def test_a_live_job_is_changed_by_an_administrator(stack: Stack) -> None:
+    await stack.define()
+    stack.runner.hold = True
+    async with stack.scheduler():
+        job = await stack.run()
+        await stack.book.until("the start", lambda: stack.book.of(f.JobStarted, job))
+        await ask(stack, f.JobUpdateRequested, job, changes={"label": "seen"})
+        await stack.book.until("the answer", lambda: stack.book.of(f.JobChanged, job))
+        await stack.runner.finish(job)
+        await stack.ended(job)
+    [recorded] = stack.book.of(f.JobChanged, job)
+    assert isinstance(recorded.fact, f.JobChanged)
+    assert recorded.fact.changes == {"label": "seen"}
