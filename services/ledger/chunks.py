@@ -27,6 +27,8 @@ CHUNK = 512 * 1024
 # Chunks on their way to or from the server at the same time.
 IN_FLIGHT = 4
 ANSWER_WAIT = 10.0
+# Packing this many bytes takes less than handing them to a thread.
+PACKED_AT_ONCE = 16 * 1024
 _LEVEL = 3
 
 
@@ -44,7 +46,8 @@ async def write_chunks(
     async for chunk in _in_chunks(parts):
         size += len(chunk)
         digest.update(chunk)
-        packed = await asyncio.to_thread(_pack, chunk)
+        small = len(chunk) <= PACKED_AT_ONCE
+        packed = _pack(chunk) if small else await asyncio.to_thread(_pack, chunk)
         if len(under_way) == IN_FLIGHT:
             sequences.append(await _stored(ledger, subject, under_way.popleft()))
         under_way.append(await ledger.send(subject, packed))

@@ -3,6 +3,7 @@
 Names and numbers are both accepted. Knows nothing of jobs.
 """
 
+import functools
 import grp
 import os
 import pwd
@@ -23,6 +24,7 @@ class Account:
     shell: str
 
 
+@functools.cache
 def own_account() -> Account:
     """The account of this process; its groups are what they are."""
     uid = os.getuid()

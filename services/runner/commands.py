@@ -4,6 +4,7 @@ Follows plugins.md 3, 5 and 9. Touches only the job's own working directory and 
 starts nothing.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -58,7 +59,7 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
 
     Raises CannotStart with the text for the job's description, OSError if a disk fails.
     """
-    document = launch.spec.document
+    document = launch.document
     job = str(document["id"])
     account = job_account(document)
     work = working_directory(spool.work(job), account)
@@ -85,7 +86,7 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
 
 def mode_of(launch: Launch) -> Mode:
     """How the job is to be treated while it runs (plugins.md 9.1, execution.md 11)."""
-    document = launch.spec.document
+    document = launch.document
     params = document.get("params") or {}
     remote = bool(document.get("runner"))
     kill = document.get("kill")
@@ -113,7 +114,8 @@ def _built_in(document: Json) -> str | None:
 
 def working_directory(path: Path, account: Account | None) -> Path:
     """The job's own directory, made if it is not there yet."""
-    path.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
     if account is not None:
         os.chown(path, account.uid, account.gid)
     return path
@@ -121,16 +123,20 @@ def working_directory(path: Path, account: Account | None) -> Path:
 
 def _script_text(launch: Launch) -> str | None:
     """The script that becomes a file: the shell plugin's param, or the plugin's own."""
-    if _built_in(launch.spec.document) == SHELL_PLUGIN:
-        return str((launch.spec.document.get("params") or {}).get("script") or "")
+    if _built_in(launch.document) == SHELL_PLUGIN:
+        return str((launch.document.get("params") or {}).get("script") or "")
     script = launch.plugin.get("script")
     return script if isinstance(script, str) and script else None
 
 
 def _write_script(path: Path, text: str, account: Account | None) -> Path:
     """A new file that its account may run; unix line ends."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o700)
+    except FileExistsError:  # an earlier runner died between this and the start
+        os.unlink(path)
+        descriptor = os.open(path, flags, 0o700)
     with open(descriptor, "wb") as file:
         if account is not None:
             os.fchown(descriptor, account.uid, account.gid)
@@ -185,7 +191,7 @@ def _expand(word: str, env: Mapping[str, str]) -> str:
 
 def _request(launch: Launch, host: Host, *, cwd: str, job_log: str) -> bytes:
     """The one line that the child reads (plugins.md 3)."""
-    document = launch.spec.document
+    document = launch.document
     given = document.get("input") or {}
     request = {
         **document,

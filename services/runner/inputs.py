@@ -25,7 +25,7 @@ async def fetch_inputs(
 
     Raises CannotStart.
     """
-    document = launch.spec.document
+    document = launch.document
     files = input_files(document.get("input"))
     if not files:
         return

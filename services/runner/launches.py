@@ -7,11 +7,11 @@ are asked for with each job that has any, and are neither cached nor written.
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from domain.assembly import JobSpec, Made, assemble
+from domain.assembly import Made, assemble, on_server
 from domain.facts import JobAssigned, JobRequested, Json
 from services.ledger import live
 from services.ledger.connection import LedgerUnavailable
@@ -33,9 +33,12 @@ log = logger("launches")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Everything needed to start a job. `secrets` are variable names and values."""
+    """Everything needed to start a job. `secrets` are variable names and values.
 
-    spec: JobSpec
+    `document` holds the job's keys, with the params that name the server expanded.
+    """
+
+    document: Json
     plugin: Json
     secrets: Json
 
@@ -50,11 +53,15 @@ class _Cached:
 class Launches:
     """Asks the schedulers and remembers what does not change."""
 
-    def __init__(self, ledger: "Ledger", server: str, boot: str) -> None:
+    def __init__(
+        self, ledger: "Ledger", server: str, boot: str, *, hostname: str, groups: Sequence[str]
+    ) -> None:
         self._ledger = ledger
         self._subject = f"live.launch.{server}"
         self._server = server
         self._boot = boot
+        self._record: Json = {"id": server, "hostname": hostname, "groups": list(groups)}
+        self._groups = groups
         self._cache: OrderedDict[tuple[str, int, int, int, int], _Cached] = OrderedDict()
 
     def at_hand(self, assigned: JobAssigned) -> Launch | None:
@@ -118,7 +125,7 @@ class Launches:
         changes = launch.get("changes")
         if isinstance(changes, dict):
             spec = replace(spec, document=spec.document | changes)
-        return Launch(spec, made.plugin, secrets)
+        return Launch(on_server(spec, self._record, self._groups), made.plugin, secrets)
 
     def _remember(self, key: tuple[str, int, int, int, int], made: Made, secret: bool) -> None:
         believed = asyncio.get_running_loop().time() + BELIEVED

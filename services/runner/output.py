@@ -39,11 +39,17 @@ class Reader(Protocol):
     def finish(self) -> list[Output]:
         """What the end of the stream adds."""
 
+    def at(self, now: float) -> None:
+        """What is fed next was read at this Unix time."""
+
 
 class OutputFile:
     """One file that grows; offsets count everything ever written, emptied or not."""
 
-    def __init__(self, path: Path, account: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, path: Path, account: tuple[int, int] | None = None, *, known: bool = False
+    ) -> None:
+        """Open the file; with `known`, an earlier runner may have kept parts of it aside."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self.path = path
         self.descriptor = os.open(path, flags, 0o600)
@@ -55,7 +61,7 @@ class OutputFile:
         self._kept = bytearray()
         self._olds: list[Path] = []
         self._starts: list[int] = []
-        for old in sorted(path.parent.glob(f"{path.name}.*"), key=lambda p: int(p.suffix[1:])):
+        while known and (old := self._side_file()).exists():
             self._remember(old)
 
     @property
@@ -74,7 +80,7 @@ class OutputFile:
             return
         if size > read and self._tail_stands(read):
             return
-        old = self.path.with_name(f"{self.path.name}.{len(self._olds) + 1}")
+        old = self._side_file()
         with open(old, "wb") as file:
             file.write(self._kept)
             file.truncate(read)
@@ -106,18 +112,22 @@ class OutputFile:
             file.seek(offset - self._starts[index])
             return file.read(min(length, stop - offset))
 
+    def _side_file(self) -> Path:
+        """Where the next kept part goes."""
+        return self.path.with_name(f"{self.path.name}.{len(self._olds) + 1}")
+
     def _remember(self, old: Path) -> None:
         self._olds.append(old)
         self._starts.append(self._base)
         self._base += old.stat().st_size
 
-    def remove(self) -> None:
-        """Close and delete the file; fine to call twice."""
+    def close(self) -> None:
+        """Close the file and delete the kept parts; fine to call twice."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-        for path in (self.path, *self._olds):
-            path.unlink(missing_ok=True)
+            for old in self._olds:
+                old.unlink(missing_ok=True)
 
 
 class JobLog:
@@ -182,9 +192,11 @@ class JobOutput:
         news: Callable[[Output], None],
         noted: Callable[[Stream, int, float], None],
         owner: tuple[int, int] | None = None,
+        known: bool = False,
     ) -> None:
-        self.out = OutputFile(directory / f"{job}.out", owner)
-        self.err = OutputFile(directory / f"{job}.err", owner)
+        """Open the files of a new job, or of one `known` to an earlier runner."""
+        self.out = OutputFile(directory / f"{job}.out", owner, known=known)
+        self.err = OutputFile(directory / f"{job}.err", owner, known=known)
         self.log = JobLog()
         self._texts: OutputFile | None = None
         self._texts_path = directory / f"{job}.text"
@@ -197,6 +209,7 @@ class JobOutput:
         self._texts_path.unlink(missing_ok=True)
         for read in reads:
             file = self._file(read.stream)
+            self._reader.at(read.at)
             while file.position < read.upto and (chunk := file.next_chunk(read.upto)):
                 self._take(read.stream, file, chunk)
 
@@ -216,6 +229,7 @@ class JobOutput:
             chunk = file.next_chunk(end)
             if not chunk:
                 continue
+            self._reader.at(now)
             self._take(stream, file, chunk)
             self._noted(stream, file.position, now)
             more = more or file.position < end
@@ -236,11 +250,13 @@ class JobOutput:
         """The first bytes of stderr."""
         return self.err.read(0, ERROR_HEAD)
 
-    def remove(self) -> None:
-        """Delete the files."""
+    def close(self) -> None:
+        """Let go of the files; stdout's and stderr's own are the spool's to delete."""
         for file in (self.out, self.err, self._texts):
             if file is not None:
-                file.remove()
+                file.close()
+        if self._texts is not None:
+            self._texts_path.unlink(missing_ok=True)
 
     def _file(self, stream: Stream) -> OutputFile:
         return self.out if stream == "out" else self.err

@@ -6,6 +6,7 @@ Pure: joins the protocol (wire.py, news.py) with the rules of the shell plugin.
 import html
 import re
 import signal
+import time
 
 from domain.facts import Json
 from services.runner.news import REPORTS, JobNews, Outcome, fold_message, settle
@@ -14,7 +15,10 @@ from services.runner.spool import Mode
 from services.runner.wire import (
     PROTOCOL,
     Dialect,
+    LogSegment,
+    LogText,
     Message,
+    Output,
     Remark,
     WireReader,
     read_message,
@@ -42,9 +46,70 @@ SHELL = Dialect(
 """Lines of the protocol and percent lines."""
 
 
+class ProtocolReader(WireReader):
+    """Reads the stdout of any plugin; the time of reading does not matter to it."""
+
+    def at(self, now: float) -> None:
+        """What is fed next was read at this Unix time."""
+
+
+class ShellReader:
+    """Reads the stdout of a script; with `annotate` each line of its log begins with a stamp."""
+
+    def __init__(self, *, annotate: bool) -> None:
+        self._wire = WireReader(SHELL)
+        self._annotate = annotate
+        self._stamp = b""
+        self._line_begins = True
+        self._unlogged = b""
+
+    def at(self, now: float) -> None:
+        """What is fed next was read at this Unix time; stamps are local time."""
+        if self._annotate:
+            self._stamp = time.strftime("[%Y/%m/%d %H:%M:%S] ", time.localtime(now)).encode()
+
+    def feed(self, chunk: bytes, offset: int) -> list[Output]:
+        """What the next bytes add."""
+        news = self._wire.feed(chunk, offset)
+        if not self._annotate:
+            return news
+        known, start = self._unlogged + chunk, offset - len(self._unlogged)
+        stamped = self._stamped(news, known, start)
+        held_from, _ = self._wire.resume_point
+        self._unlogged = known[held_from - start :]
+        return stamped
+
+    def finish(self) -> list[Output]:
+        """What the end of the stream adds."""
+        start, _ = self._wire.resume_point
+        news = self._wire.finish()
+        return self._stamped(news, self._unlogged, start) if self._annotate else news
+
+    def _stamped(self, news: list[Output], known: bytes, start: int) -> list[Output]:
+        """The same with a stamp before each line; `known` are the bytes from `start` on."""
+        stamped: list[Output] = []
+        for item in news:
+            if not isinstance(item, LogSegment):
+                stamped.append(item)
+                continue
+            text = known[item.offset - start : item.offset - start + item.length]
+            parts = []
+            for line in _lines(text):
+                parts.append(self._stamp + line if self._line_begins else line)
+                self._line_begins = line.endswith(b"\n")
+            stamped.append(LogText(b"".join(parts)))
+        return stamped
+
+
+def _lines(text: bytes) -> list[bytes]:
+    """Lines ended by line feeds only."""
+    *whole, rest = text.split(b"\n")
+    return [line + b"\n" for line in whole] + ([rest] if rest else [])
+
+
 def reader_for(mode: Mode) -> Reader:
     """What reads the job's stdout."""
-    return WireReader(SHELL if mode.shell else PROTOCOL)
+    return ShellReader(annotate=mode.annotate) if mode.shell else ProtocolReader()
 
 
 def first_message(mode: Mode, document: Json) -> Json | None:

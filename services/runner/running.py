@@ -190,10 +190,11 @@ class Run:
             news=self._hear,
             noted=lambda stream, upto, at: spool.read(entry.order, stream, upto, at),
             owner=(account.uid, account.gid) if account else None,
+            known=prepared is None,
         )
         for remark in prepared.remarks if prepared else ():
             self.note(remark)
-        first = first_message(entry.mode, self._launch.spec.document if self._launch else {})
+        first = first_message(entry.mode, self._launch.document if self._launch else {})
         if first:
             fold_message(self._news, first)
         return self.output
@@ -311,7 +312,7 @@ class Run:
         }
 
     def _expand(self, text: str) -> str:
-        document = self._launch.spec.document if self._launch else {"id": self.entry.job}
+        document = self._launch.document if self._launch else {"id": self.entry.job}
         return expand_text(text, param_context(document))
 
     # --- the end ---------------------------------------------------------------------------------
@@ -402,9 +403,8 @@ class Run:
 
     def _reported(self) -> None:
         entry, spool = self.entry, self._desk.spool
-        spool.remove_files(entry.job)
         if self.output is not None:
-            self.output.remove()
+            self.output.close()
         spool.reported(entry.order)
         self._done(self)
 

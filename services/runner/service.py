@@ -55,6 +55,7 @@ HEARTBEAT = 1.0
 HEARTBEAT_GAP = 0.1
 # How often running jobs' files are looked at; the end of a job does not wait for it.
 POLL = 0.125
+CLEAN_UP = 0.25
 LOOK = 1.0
 # A look at the process table shall cost no more than a fifth of one core.
 LOOK_SHARE = 5.0
@@ -105,6 +106,7 @@ class Runner:
         self._drain = drain
         self._joined_at = 0
         self._news: list[Recorded] = []
+        self._ended: list[str] = []
         self._starts: deque[tuple[Run, Launch]] = deque()
         self._changed = asyncio.Event()
         self._busy = asyncio.Event()
@@ -113,7 +115,13 @@ class Runner:
         self._leftovers = Leftovers()
         self._desk = Desk(
             spool=spool,
-            launches=Launches(ledger, identity.server, identity.boot),
+            launches=Launches(
+                ledger,
+                identity.server,
+                identity.boot,
+                hostname=identity.hostname,
+                groups=identity.groups,
+            ),
             outbox=self._outbox,
             store=Store(ledger, identity.server),
             leftovers=self._leftovers,
@@ -131,6 +139,7 @@ class Runner:
     async def run(self) -> None:
         """Join, work, and leave when cancelled; when draining, leave after the last job."""
         prepare_process()
+        self._spool.remove_strays()
         self._adopt_all()
         await self._join()
         server = self.identity.server
@@ -146,6 +155,7 @@ class Runner:
                         self._tell(),
                         self._read_outputs(),
                         self._look_at_processes(),
+                        self._clean_up(),
                     )
                 ]
                 if self._drain:
@@ -155,6 +165,7 @@ class Runner:
         finally:
             for run in self.runs.values():
                 run.cancel()
+            self._spool.remove_files(self._ended)
             if self._ledger.connected:
                 await answering.unsubscribe()
                 await hearing.unsubscribe()
@@ -336,6 +347,7 @@ class Runner:
 
     def _done(self, run: Run) -> None:
         del self.runs[run.entry.job]
+        self._ended.append(run.entry.job)
         self._idle.set()
 
     # --- while jobs run ------------------------------------------------------------------------
@@ -347,7 +359,7 @@ class Runner:
             more = False
             for run in list(self.runs.values()):
                 more = run.poll(time.time()) or more
-            if not self.runs:
+            if not (self.runs or self._ended or self._leftovers.sessions):
                 self._busy.clear()
             await asyncio.sleep(0 if more else POLL)
 
@@ -366,6 +378,15 @@ class Runner:
                 self._leftovers.look(found, time.monotonic())
             took = time.monotonic() - began
             await asyncio.sleep(max(LOOK, LOOK_SHARE * took))
+
+    async def _clean_up(self) -> None:
+        """Delete the files of reported jobs, many at once and off the loop."""
+        while True:
+            await self._busy.wait()
+            await asyncio.sleep(CLEAN_UP)
+            ended, self._ended = self._ended, []
+            if ended:
+                await asyncio.to_thread(self._spool.remove_files, ended)
 
     async def _tell(self) -> None:
         """Heartbeats: each second, and soon after a job has something to show."""

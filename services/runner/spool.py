@@ -13,6 +13,7 @@ other lines may be lost with the machine, whose processes are lost as well. Know
 starts nothing.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -206,10 +207,29 @@ class Spool:
         """The file of the job's script."""
         return self.directory / "scripts" / job
 
-    def remove_files(self, job: str) -> None:
-        """Delete the job's working directory and script."""
-        shutil.rmtree(self.work(job), ignore_errors=True)
-        self.script(job).unlink(missing_ok=True)
+    def remove_files(self, jobs: Iterable[str]) -> None:
+        """Delete everything on the disk that belongs to these jobs; safe in another thread."""
+        for job in jobs:
+            work = self.work(job)
+            try:
+                os.rmdir(work)  # most jobs leave nothing there
+            except OSError:
+                shutil.rmtree(work, ignore_errors=True)
+            for path in (self.script(job), self.output(job, "out"), self.output(job, "err")):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def remove_strays(self) -> None:
+        """Delete what an earlier runner did not come to delete; to be called at the start."""
+        live = {entry.job for entry in self.entries.values()}
+        for name in ("output", "work", "scripts"):
+            for found in os.scandir(self.directory / name):
+                if found.name.partition(".")[0] in live:
+                    continue
+                if found.is_dir(follow_symlinks=False):
+                    shutil.rmtree(found.path, ignore_errors=True)
+                else:
+                    os.unlink(found.path)
 
     def read_exits(self) -> dict[int, Exit]:
         """What the wrappers wrote, by order."""

@@ -36,7 +36,7 @@ async def scheduler(ledger: Ledger, tmp_path: Path) -> AsyncIterator[Bench]:
 def runner_process(server: EmbeddedNats, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A runner of its own; killed at the end, its jobs are not."""
     env = os.environ | {"JOBLEDGER_DATA_DIR": str(directory), "JOBLEDGER_NATS": server.url}
-    command = [sys.executable, "-m", "services.cli.serve", "runner"]
+    command = [sys.executable, "-m", "tests.services.runner_process"]
     process = subprocess.Popen(command, env=env, cwd=ROOT)
     try:
         yield process

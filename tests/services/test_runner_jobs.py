@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -36,10 +37,17 @@ async def test_nothing_of_a_reported_job_is_left_on_the_disk(
 ) -> None:
     """Output, script and working directory go once the ledger has the report."""
     await scheduler.finished(await scheduler.script("echo x; touch left"))
-    await scheduler.finished(await scheduler.script("true"))
-    for name in ("output", "work", "scripts"):
-        # The second report is on the ledger a moment before its files are gone.
-        assert [f for f in os.listdir(tmp_path / "runner" / name) if f.startswith("j1")] == []
+    places = [tmp_path / "runner" / name for name in ("output", "work", "scripts")]
+    await scheduler.until(lambda: not any(map(os.listdir, places)), "files are left")
+
+
+async def test_annotated_output_is_stamped_line_by_line(scheduler: Bench) -> None:
+    """Stamps before ordinary lines only, not before what a line goes on with."""
+    script = "echo one; echo 75%; printf two; sleep 0.4; printf ' and\\nthree'"
+    finished = await scheduler.finished(await scheduler.script(script, params={"annotate": True}))
+    stamp = r"\[\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\] "
+    log = await scheduler.log(finished)
+    assert re.fullmatch(f"{stamp}one\n{stamp}two and\n{stamp}three", log)
 
 
 @pytest.mark.parametrize(
