@@ -21,6 +21,7 @@ from typing import Any
 
 from domain import facts as f
 from domain.facts import Json, Recorded
+from projections.job_view import with_late_report
 from projections.revisions import Page, Revisions, actor_name, row_id, to_text
 from projections.search import Calendar, all_of, jobs_where, within_limits
 from projections.store import read_meta
@@ -145,6 +146,8 @@ class History:
     def _apply(self, recorded: Recorded, job: Json | None) -> None:
         fact = recorded.fact
         self.revisions.add(recorded)
+        if isinstance(fact, f.JobFinished) and (record := self.job(fact.job)) is not None:
+            self._store(with_late_report(record, fact))
         match fact:
             case f.JobCompleted() if job is not None and not job.get("ephemeral"):
                 self._store({**job, "id": fact.job})

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +34,9 @@ from services.errors import StartupError
 KEPT_FOR = 120.0
 # Facts per transaction: more would only make readers wait longer.
 _BATCH = 5000
+# A transaction costs far more than a row: facts are gathered this long (seconds), unless somebody
+# asks for what is not stored yet.
+_GATHER = 0.025
 _READERS = 2
 # Seconds between two looks at what may be forgotten.
 _SWEEP = 10.0
@@ -108,6 +111,8 @@ class Views:
                 if len(self.answers) > _MOST_ANSWERS:
                     del self.answers[next(iter(self.answers))]
                 self._wake(str(request))
+            case f.JobFinished(job=id) if not touched:
+                self._finals.pop(id, None)  # a late report changes the stored record
             case f.JobTagged(job=id) | f.JobUpdated(job=id) | f.JobDeleted(job=id):
                 self._finals.pop(id, None)
             case _:
@@ -240,6 +245,7 @@ class HistoryWriter:
         self._pending: list[tuple[Recorded, Json | None]] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="history-writer")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="history-reader")
         self._local = threading.local()
@@ -257,6 +263,7 @@ class HistoryWriter:
         if upto > self.position:
             future: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append((upto, future))
+            self._asked.set()
             await future
         return await self._loop.run_in_executor(self._readers, self._read, ask)
 
@@ -271,6 +278,7 @@ class HistoryWriter:
 
     async def _write(self) -> None:
         while self._pending:
+            await self._gather()
             batch, self._pending = self._pending[:_BATCH], self._pending[_BATCH:]
             try:
                 await self._loop.run_in_executor(self._writer, self._history.apply_batch, batch)
@@ -283,6 +291,14 @@ class HistoryWriter:
             for future in ready:
                 if not future.done():
                     future.set_result(None)
+
+    async def _gather(self) -> None:
+        """Let more facts come, unless somebody waits for these."""
+        if not self._waiters:
+            self._asked.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER):
+                    await self._asked.wait()
 
     def _fail(self, error: sqlite3.DatabaseError) -> None:
         """The file is damaged: have it rebuilt at the next start, and end this one."""

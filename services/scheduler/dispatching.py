@@ -34,6 +34,10 @@ Decision = tuple[str, f.Fact]
 SILENT = 10.0
 # A runner that has read an order for this long and does not know the job never will.
 UNKNOWN_AFTER = 15.0
+# A report may still be on its way: only a runner that insists this long is told to end the job,
+# and told again if it goes on.
+STRANGER_AFTER = 3.0
+STRANGER_AGAIN = 60.0
 SWEEP = 1.0
 # A queue's head whose own targets have no server does not block others (execution.md 6.3), but
 # only this many are looked at in one round.
@@ -73,7 +77,8 @@ class Dispatching:
         self._taken: Counter[str] = Counter()
         self._queued: Counter[str] = Counter()
         self._decided: set[str] = set()
-        self._killed: set[tuple[str, int]] = set()
+        self._strangers_seen: dict[tuple[str, str, int], float] = {}
+        self._to_kill: list[tuple[str, str, int]] = []
 
     def begin(self, actor: f.Actor, now: float) -> None:
         """Look at everything once: a new term."""
@@ -84,7 +89,8 @@ class Dispatching:
         self._starved.clear()
         self._flushes.clear()
         self._timers.clear()
-        self._killed.clear()
+        self._strangers_seen.clear()
+        self._to_kill.clear()
         self._swept = 0.0
         self._fleet_changed = True
         self.chooser.begin(now)
@@ -116,7 +122,24 @@ class Dispatching:
         """A runner's heartbeat; True if a decision may follow from it."""
         changed = self.chooser.heard(message, now)
         self._fleet_changed = self._fleet_changed or changed
-        return changed
+        self._note_strangers(str(message.get("server")), message.get("jobs") or {}, now)
+        return changed or bool(self._to_kill)
+
+    def _note_strangers(self, server: str, held: Json, now: float) -> None:
+        """Jobs that a runner still runs although they are over: it was lost and came back."""
+        seen: dict[tuple[str, str, int], float] = {}
+        for id, telemetry in held.items():
+            order = int(telemetry.get("order") or 0)
+            job = self.jobs.jobs.get(id)
+            if job is not None and job.order == order:
+                continue
+            key = (server, id, order)
+            seen[key] = self._strangers_seen.get(key, now)
+            if seen[key] <= now - STRANGER_AFTER:
+                self._to_kill.append(key)
+                seen[key] = now + STRANGER_AGAIN
+        others = {k: v for k, v in self._strangers_seen.items() if k[0] != server}
+        self._strangers_seen = others | seen
 
     def listen_again(self) -> None:
         """The connection was lost: silence until now says nothing about the servers."""
@@ -125,7 +148,12 @@ class Dispatching:
     def has_work(self) -> bool:
         """Whether a round would look at something now, timers aside."""
         return bool(
-            self._touched or self._freed or self._flushes or self._fleet_changed or self.jobs.owed
+            self._touched
+            or self._freed
+            or self._flushes
+            or self._to_kill
+            or self._fleet_changed
+            or self.jobs.owed
         )
 
     def next_due(self) -> float | None:
@@ -143,6 +171,7 @@ class Dispatching:
         for source in (
             self._followers(now),
             self._flush(now),
+            self._kill_strangers(now),
             self._settle_touched(now),
             self._limits(now),
             self._leave_queues(now),
@@ -210,6 +239,21 @@ class Dispatching:
             )
         self._flushes.clear()
 
+    def _kill_strangers(self, now: float) -> Iterator[Decision]:
+        """Order the end of processes whose jobs were declared lost (design.md 6)."""
+        while self._to_kill:
+            server, id, number = self._to_kill.pop()
+            fact = f.JobAbortOrdered(
+                at=now,
+                actor=self.actor,
+                server=server,
+                event="",
+                job=id,
+                order=number,
+                reason="The job was declared lost before its server came back.",
+            )
+            yield f"{id}-{number}-stranger", fact
+
     def _settle_touched(self, now: float) -> Iterator[Decision]:
         while self._touched:
             id = next(iter(self._touched))
@@ -243,11 +287,7 @@ class Dispatching:
         elif job.state in WAITING:
             if job.until is not None and job.until > now and job.abort is None:
                 heapq.heappush(self._timers, (job.until, job.id))
-            elif (
-                job.state is not JobState.QUEUED
-                or job.abort is not None
-                or self._event_of(job) is None
-            ):
+            elif job.state is not JobState.QUEUED or self._must_leave_queue(job):
                 yield from self._start(job, now)
         elif job.abort is not None and job.assigned and job.abort_ordered is None:
             yield self._order_abort(job, job.abort.reason, job.abort.retry_ok, now)

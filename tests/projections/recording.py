@@ -60,6 +60,24 @@ class Book:
             document,
         )
 
+    def finished(self, job: str, order: int = 1, event: str = "backup") -> int:
+        """A runner's report of a process that left five bytes of log."""
+        return self.add(
+            f.JobFinished(
+                at=self.now,
+                actor=ANNA,
+                event=event,
+                job=job,
+                server="s1",
+                boot="b1",
+                order=order,
+                code=0,
+                description="",
+                ended=self.now,
+                log=f.Blob(sequences=[1], size=5, sha256=""),
+            )  # fmt: skip
+        )
+
     def tagged(self, job: str, *tags: str) -> int:
         return self.add(
             f.JobTagged(at=self.now, actor=ANNA, event="backup", job=job, tags=list(tags))

@@ -282,3 +282,15 @@ def test_rows_of_a_search_are_json_text() -> None:
     rows: list[Json] = [json.loads(row) for row in told(book).search("*", NOW, verbose=True).rows]
 
     assert rows == [book.facts[0][1]]
+
+
+def test_a_late_report_turns_an_abort_into_a_warning_with_what_was_left() -> None:
+    book = Book()
+    book.completed("j1", code="abort", description="Server lost")
+    book.finished("j1")
+    job = told(book).job("j1")
+
+    assert job is not None
+    assert job["code"] == "warning"
+    assert job["log_file_size"] == 5
+    assert job["description"].startswith("Job was aborted, but")

@@ -62,6 +62,7 @@ class Runner:
     id: str = "s1"
     boot: str = "boot1"
     hold: bool = False
+    mute: bool = False
     held: dict[str, tuple[int, f.JobAssigned]] = field(default_factory=dict)
     running: int = 0
     most: int = 0
@@ -108,7 +109,8 @@ class Runner:
                 "jobs": jobs,
                 "info": {},
             }
-            await live.publish(self.ledger, f"live.server.{self.id}", beat)
+            if not self.mute:
+                await live.publish(self.ledger, f"live.server.{self.id}", beat)
             await asyncio.sleep(BEATING)
 
     def _report(self, order: int, assigned: f.JobAssigned, **fields: object) -> Json:
@@ -335,3 +337,17 @@ async def test_two_schedulers_never_both_decide(stack: Stack) -> None:
         jobs = [await stack.run() for _ in range(20)]
         await stack.ended(*jobs)
     assert len(stack.book.of(f.JobAssigned)) == 20
+
+
+async def test_a_lost_server_ends_its_jobs_and_must_stop_them_when_it_returns(stack: Stack) -> None:
+    stack.runner.hold = True
+    stack.settings = stack.settings.model_copy(update={"server_timeout": 5.0})
+    async with stack.scheduler():
+        await stack.define(limits=[{"type": "retry", "enabled": True, "amount": 1}])
+        job = await stack.run()
+        await stack.book.until("the start", lambda: stack.book.of(f.JobStarted, job))
+        stack.runner.mute = True
+        [end] = await stack.ended(job)
+        assert (end.code, end.retry_ok) == ("abort", True)
+        stack.runner.mute = False
+        await stack.book.until("the order to stop", lambda: stack.book.of(f.JobAbortOrdered, job))
