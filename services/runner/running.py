@@ -63,6 +63,8 @@ class Run:
     def __init__(self, entry: Entry, desk: Desk, done: Callable[["Run"], None]) -> None:
         self.entry = entry
         self.output: JobOutput | None = None
+        self.over = asyncio.Event()
+        """Set once the main process is over."""
         self.undecided = False
         """Whether it is not known yet if an earlier runner has started the process."""
         self._desk = desk
@@ -331,6 +333,7 @@ class Run:
         self._child = None
         elapsed = time.monotonic() - self._began
         desk.spool.ended(entry.order, status, max(entry.started + elapsed, entry.started))
+        self.over.set()
         self.later(self._finish())
 
     def _conclude_without_process(self, code: int | str, description: str) -> None:

@@ -100,6 +100,8 @@ class Runner:
         self.identity = identity
         self.joined = asyncio.Event()
         """Set once the ledger knows this boot."""
+        self.ended = asyncio.Event()
+        """Set once the runner has left."""
         self.runs: dict[str, Run] = {}
         self._ledger = ledger
         self._spool = spool
@@ -170,6 +172,7 @@ class Runner:
                 await answering.unsubscribe()
                 await hearing.unsubscribe()
             await self._leave("drained" if self._drain else "stopped")
+            self.ended.set()
 
     # --- joining and leaving -------------------------------------------------------------------
 
