@@ -21,6 +21,7 @@ from domain.plugins import (
     check_param_keys,
     check_values,
     default_values,
+    locked_ids,
     owned_keys,
     with_locked,
 )
@@ -164,11 +165,15 @@ def _unlocked(command: RunEvent, known: Known) -> Json:
     plugin_id = str(overrides.get("plugin") or event.get("plugin"))
     plugin = known.record("plugin", plugin_id) or {}
     other = plugin_id != event.get("plugin")
-    kept = with_locked(plugin.get("params"), sent, None if other else stored)
     fields = event.get("fields")
+    kept = with_locked(plugin.get("params"), sent, None if other else stored)
     kept = with_locked(fields, kept, default_values(fields))
-    if kept != sent:
-        overrides["params"] = kept
+    # A locked value that the job has anyway is not copied into its launch.
+    anyway = default_values(plugin.get("params")) | default_values(fields) | stored
+    locked = {*locked_ids(plugin.get("params")), *locked_ids(fields)}
+    needed = {k: v for k, v in kept.items() if k not in locked or anyway.get(k) != v}
+    if needed != sent:
+        overrides["params"] = needed
     return overrides
 
 

@@ -14,13 +14,24 @@ from services.gateway import openapi
 from services.gateway.endpoint import Endpoint, Routes, route_handler
 from services.gateway.gateway import Gateway
 from services.gateway.replies import JSON_TYPE, Reply, encode
-from services.gateway.routes import access, events, jobs, misc, records, running, search, servers
+from services.gateway.routes import (
+    access,
+    deletion,
+    events,
+    jobs,
+    misc,
+    records,
+    running,
+    search,
+    servers,
+)
 from services.gateway.routes import logs as job_logs
 
 ROUTES: tuple[Routes, ...] = (
     events.api,
     running.api,
     jobs.api,
+    deletion.api,
     job_logs.api,
     search.api,
     records.api,

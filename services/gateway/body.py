@@ -104,6 +104,7 @@ def merge(query: Json, body: Body, *, body_wins: bool = False) -> Params:
         check_common(values),
         frozenset(textual | own.keys()) if body.is_text else frozenset(textual),
         reserved_of(query) | reserved_of(body.values),
+        asked,
         own,
         body.uploads,
     )

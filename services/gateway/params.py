@@ -42,13 +42,14 @@ class Upload:
 class Params:
     """The merged parameters of one request.
 
-    `textual` names those that came as text; `reserved` holds credentials and the like; `body`
-    is the body alone, without them.
+    `textual` names those that came as text; `reserved` holds credentials and the like; `query`
+    and `body` are what came each way, without them.
     """
 
     values: Json
     textual: frozenset[str] = frozenset()
     reserved: Json = field(default_factory=dict)
+    query: Json = field(default_factory=dict)
     body: Json = field(default_factory=dict)
     uploads: list[Upload] = field(default_factory=list)
 

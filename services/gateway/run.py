@@ -76,6 +76,7 @@ async def _serve(gateway: Gateway, listener: socket.socket) -> None:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACE,

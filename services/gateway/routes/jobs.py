@@ -5,7 +5,7 @@ from typing import Any
 
 from domain import job_requests as requests
 from domain.errors import BadRequest, NotFound, job_rule
-from domain.facts import JobDeleted, Json
+from domain.facts import Json
 from domain.job import Job
 from projections.history import PRUNED
 from services.gateway import jobs, lists, waiting
@@ -15,7 +15,6 @@ from services.gateway.gateway import Decision
 from services.gateway.params import Order, Page, Params, order, page
 from services.gateway.replies import Payload, Rows, encode
 from services.gateway.sse import EventStream
-from services.ledger.chunks import purge_chunks
 from services.ledger.secrets import log_token, stream_token
 
 api = Routes("Jobs")
@@ -346,52 +345,13 @@ def _tags(params: Params) -> tuple[str, list[str]]:
 async def manage_job_tags(call: Call, asked: tuple[str, list[str]]) -> Payload:
     """api.md 4.9."""
     id, tags = asked
-    record = await _final(call, id)
+    record = await final_job(call, id)
     fact = requests.decide_tags(record, tags, now=call.now, actor=call.actor)
     await call.gateway.submit(call, lambda: Decision(fact))
     return {}
 
 
-@api.endpoint(
-    "delete_job",
-    "Erase a finished job with its log and files.",
-    parse=Params.id,
-    privilege="delete_jobs",
-    mutating=True,
-    fields={"id": "string!"},
-    example={"id": "jm4f2k8a01x2y3z4"},
-)
-async def delete_job(call: Call, id: str) -> Payload:
-    """api.md 4.7; a multiplex parent takes its children along (4.1)."""
-    record = await _final(call, id)
-    parent = str((record.get("workflow") or {}).get("job") or "")
-    if parent in call.gateway.views.active.jobs:
-        raise job_rule("The job belongs to a run that is not finished.")
-    for child in _children_of(record):
-        stored = await jobs.final_record(call.gateway, child)
-        if stored is not None:
-            await _erase(call, stored)
-    await _erase(call, record)
-    return {}
-
-
-def _children_of(record: Json) -> list[str]:
-    nodes = (record.get("workflow") or {}).get("jobs")
-    rows = nodes.values() if isinstance(nodes, dict) else []
-    return [str(child["id"]) for row in rows for child in row if "id" in child]
-
-
-async def _erase(call: Call, record: Json) -> None:
-    gateway = call.gateway
-    fact = JobDeleted(
-        at=call.now, actor=call.actor, event=requests.event_of(record), job=record["id"]
-    )
-    await gateway.submit(call, lambda: Decision(fact))
-    if record.get("server"):
-        await purge_chunks(gateway.ledger, f"chunks.{record['server']}.{record['id']}")
-
-
-async def _final(call: Call, id: str) -> Json:
+async def final_job(call: Call, id: str) -> Json:
     """The record of a finished job that the caller may reach; a rule of jobs otherwise."""
     job = call.gateway.views.active.jobs.get(id)
     if job is not None:

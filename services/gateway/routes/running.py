@@ -36,11 +36,9 @@ _MINUTE = 60.0
 
 def _launch(params: Params) -> Json:
     """All that a client sent, flat keys and `json` merged, each of its declared type."""
-    if "post_data" in params.values and "post_data" not in params.body:
-        query = {k: v for k, v in params.values.items() if k not in params.body}
-        params = Params(
-            query | {"post_data": params.body}, params.textual, params.reserved, {}, params.uploads
-        )
+    if "post_data" in params.query:
+        kept = check_common(params.query | {"post_data": params.body})
+        params = Params(kept, frozenset(params.query.keys() - {"post_data"}))
     values = params.typed(RUN_TYPES)
     if isinstance(text := values.pop("json", None), str):
         values |= check_common(_json_object(text))
