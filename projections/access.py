@@ -4,6 +4,7 @@ Answers with principals; one lookup costs the same however many accounts there a
 know plain keys, passwords or session ids, only what stands on the ledger.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 from domain import facts as f
@@ -12,6 +13,19 @@ from domain.checks import is_number
 from domain.facts import Json, Recorded
 
 AccountType = Literal["api_key", "user"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAccess:
+    """What a snapshot keeps of Access."""
+
+    position: int
+    keys: dict[str, Json]
+    users: dict[str, Json]
+    roles: dict[str, Json]
+    sequences: dict[str, int]
+    key_by_hash: dict[str, str]
+    sessions: dict[str, tuple[str, float]]
 
 
 class Access:
@@ -97,6 +111,29 @@ class Access:
             mine.discard(session)
             if not mine:
                 del self._sessions_of[user]
+
+    # --- snapshots -----------------------------------------------------------------------------
+
+    def state(self) -> StoredAccess:
+        """All that `restore` needs; not changed by what is folded later."""
+        return StoredAccess(
+            position=self.position,
+            keys=dict(self.keys),
+            users=dict(self.users),
+            roles=dict(self.roles),
+            sequences=dict(self.sequences),
+            key_by_hash=dict(self._key_by_hash),
+            sessions=dict(self._sessions),
+        )
+
+    def restore(self, state: StoredAccess) -> None:
+        """Go on from a snapshot; only for a fold that has seen nothing yet."""
+        self.position = state.position
+        self.keys, self.users, self.roles = state.keys, state.users, state.roles
+        self.sequences = state.sequences
+        self._key_by_hash, self._sessions = state.key_by_hash, state.sessions
+        for session, (user, _) in state.sessions.items():
+            self._sessions_of.setdefault(user, set()).add(session)
 
     # --- questions -----------------------------------------------------------------------------
 

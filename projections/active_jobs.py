@@ -6,10 +6,13 @@ that made it final and is handed to whoever keeps history. Knows nothing of how 
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 from domain import facts as f
-from domain.assembly import NOTHING, assemble
+from domain.assembly import NOTHING, JobSpec, assemble
 from domain.facts import Json, Recorded
 from domain.job import HOLDS_A_SLOT, Job, JobState, begin, evolve
 from domain.multiplex import child_result
@@ -32,6 +35,25 @@ class Scope:
     queued: int = 0
     line: list[Entry] = field(default_factory=list)
     start: int = 0
+
+
+_NO_SPEC = JobSpec({}, frozenset(), "", 0, 0, 0, 0.0, None, False)
+
+# What a job is made of follows from its request: it is assembled again, not stored.
+_Specless = Annotated[
+    Job, PlainSerializer(lambda job: replace(job, spec=_NO_SPEC), return_type=Job)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJobs:
+    """What a snapshot keeps of ActiveJobs; `owed` names followers by their place in `owners`."""
+
+    position: int
+    jobs: dict[str, _Specless]
+    owners: list[_Specless]
+    owed: dict[str, int]
+    results: dict[str, dict[str, Json]]
 
 
 class ActiveJobs:
@@ -69,11 +91,39 @@ class ActiveJobs:
                 return self._requested(recorded)
             case f.QueueFlushed(jobs=ids):
                 return self._flushed(ids)
+            case f.JobDeleted(job=id):
+                return self._deleted(id)
             case f.ServerJoined(server=server):
                 ids = sorted(self.by_server.get(server, ()))
                 return [job for id in ids for job in self._evolve(id, recorded)]
             case f.FactBase():
                 return self._evolve(getattr(recorded.fact, "job", ""), recorded)
+
+    def state(self) -> StoredJobs:
+        """All that `restore` needs; not changed by what is folded later."""
+        owners = {id(job): job for job in self.owed.values()}
+        places = {key: place for place, key in enumerate(owners)}
+        return StoredJobs(
+            position=self.position,
+            jobs=dict(self.jobs),
+            owners=list(owners.values()),
+            owed={follower: places[id(job)] for follower, job in self.owed.items()},
+            results={parent: dict(ended) for parent, ended in self.results.items()},
+        )
+
+    def restore(self, state: StoredJobs) -> None:
+        """Go on from a snapshot; only for a fold that is new, after `definitions` were restored."""
+        self.position = state.position
+        for job in map(self._whole, state.jobs.values()):
+            self.jobs[job.id] = job
+            self._index(job)
+            self._count(job, +1)
+        owners = [self._whole(job) for job in state.owners]
+        self.owed = {follower: owners[place] for follower, place in state.owed.items()}
+        self.results = state.results
+
+    def _whole(self, job: Job) -> Job:
+        return replace(job, spec=self._spec(job.request, job.sequence))
 
     def running(self, scope: str) -> int:
         """How many jobs hold a slot in this scope."""
@@ -142,10 +192,16 @@ class ActiveJobs:
         if request.job in self.jobs:
             return []
         self.owed.pop(request.job, None)
-        made = self.definitions.made(request.made_of) or NOTHING
-        job = begin(recorded, assemble(made, request))
+        job = begin(recorded, self._spec(request, recorded.sequence))
         self._put(None, job)
         return [job]
+
+    def _spec(self, request: f.JobRequested, sequence: int) -> JobSpec:
+        """What the job requested at `sequence` is made of: definitions from before, as kept."""
+        made_of = request.made_of
+        newest = max(made_of.event, made_of.category, made_of.plugin, made_of.config)
+        made = self.definitions.made(made_of) if newest < sequence else None
+        return assemble(made or NOTHING, request)
 
     def _evolve(self, id: str, recorded: Recorded) -> list[Job]:
         job = self.jobs.get(id)
@@ -163,6 +219,16 @@ class ActiveJobs:
             self._put(job, None)
         return gone
 
+    def _deleted(self, id: str) -> list[Job]:
+        """An erased job was final; with some of its facts gone it may not have looked so."""
+        self.owed.pop(id, None)
+        job = self.jobs.get(id)
+        if job is not None:
+            self._put(job, None)
+            for follower in [name for name, owing in self.owed.items() if owing.id == id]:
+                del self.owed[follower]
+        return []
+
     def _put(self, old: Job | None, new: Job | None) -> None:
         """Replace a job and keep every index true."""
         if old is not None:
@@ -177,12 +243,15 @@ class ActiveJobs:
             return
         self.jobs[new.id] = new
         if old is None:
-            self.by_event.setdefault(new.event, set()).add(new.id)
-            if new.request.workflow:
-                self.by_parent.setdefault(str(new.request.workflow.get("job")), set()).add(new.id)
+            self._index(new)
         if new.children and (old is None or not old.children):
             self._owe(new)
         self._count(new, +1)
+
+    def _index(self, job: Job) -> None:
+        self.by_event.setdefault(job.event, set()).add(job.id)
+        if job.request.workflow:
+            self.by_parent.setdefault(str(job.request.workflow.get("job")), set()).add(job.id)
 
     def _count(self, job: Job, by: int) -> None:
         scope = self.scopes.setdefault(job.scope, Scope())

@@ -6,7 +6,7 @@ defined. Must not know how jobs run: of a job it keeps what it is made of, until
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
@@ -26,6 +26,22 @@ class Version:
     sequence: int
     at: float
     record: Json
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDefinitions:
+    """What a snapshot keeps of Definitions; `old` are records no longer in force, by sequence."""
+
+    position: int
+    events: dict[str, Version]
+    catalog: dict[str, dict[str, Version]]
+    scheduling: bool
+    ledger: str
+    fingerprint: str
+    old: dict[int, Json]
+    superseded: list[tuple[int, int]]
+    expired: set[int]
+    live: dict[str, MadeOf]
 
 
 class Definitions:
@@ -123,6 +139,39 @@ class Definitions:
     def _forget_tag_names(self, type: str) -> None:
         if type == "tag":
             self._tag_names = None
+
+    # --- snapshots -----------------------------------------------------------------------------
+
+    def state(self) -> StoredDefinitions:
+        """All that `restore` needs; not changed by what is folded later."""
+        in_force = {version.sequence for version in self._in_force()}
+        return StoredDefinitions(
+            position=self.position,
+            events=dict(self.events),
+            catalog={type: dict(records) for type, records in self.catalog.items()},
+            scheduling=self.scheduling,
+            ledger=self.ledger,
+            fingerprint=self.fingerprint,
+            old={s: record for s, record in self._records.items() if s not in in_force},
+            superseded=list(self._superseded),
+            expired=set(self._expired),
+            live=dict(self._live),
+        )
+
+    def restore(self, state: StoredDefinitions) -> None:
+        """Go on from a snapshot; only for a fold that has seen nothing yet."""
+        self.position = state.position
+        self.events, self.catalog = state.events, state.catalog
+        self.scheduling = state.scheduling
+        self.ledger, self.fingerprint = state.ledger, state.fingerprint
+        self._records = state.old | {v.sequence: v.record for v in self._in_force()}
+        self._superseded, self._expired = deque(state.superseded), state.expired
+        for job, made_of in state.live.items():
+            self._pin(job, made_of)
+
+    def _in_force(self) -> Iterator[Version]:
+        for place in (self.events, *self.catalog.values()):
+            yield from place.values()
 
     # --- what deciders ask ---------------------------------------------------------------------
 

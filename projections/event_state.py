@@ -5,7 +5,7 @@ condition serve the `day` limit (execution.md 7.4). Multiplex children do not co
 does. Must not know what any of it is used for.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -74,6 +74,18 @@ class _Day:
     jobs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEventStates:
+    """What a snapshot keeps of EventStates."""
+
+    position: int
+    states: dict[str, EventState]
+    live: dict[str, _Live]
+    days: dict[str, _Day]
+    day_limits: set[tuple[str, str]]
+    category: dict[str, str]
+
+
 class EventStates:
     """Fold of all events' states. `zone` is the IANA name in whose days is counted."""
 
@@ -121,6 +133,7 @@ class EventStates:
             case f.JobDeleted() as fact:
                 self._live.pop(fact.job, None)
                 self._take_back(fact)
+                self._advance_again(fact)
             case _:
                 pass
 
@@ -174,6 +187,15 @@ class EventStates:
         if counters.nth is not None and anchor >= state.nth_set:
             state.nth = counters.nth
 
+    def _advance_again(self, fact: f.JobDeleted) -> None:
+        """The counters of a fire whose own fact may be gone; never back."""
+        state = self.states.get(fact.event)
+        counters = fact.counters
+        if state is None or counters is None or counters.cursor is None:
+            return
+        if state.cursor is None or counters.cursor > state.cursor:
+            self._advance(fact.event, counters, fact.fire)
+
     def _take(self, fact: f.JobAssigned | f.JobStarting, sequence: int) -> None:
         """A job has a server: the round-robin index moves, and a start is counted once."""
         state = self.states.get(fact.event)
@@ -208,6 +230,28 @@ class EventStates:
         state.total_elapsed += max(0.0, completed - started)
         state.total_count += 1
         self._count(fact.event, fact.job, fact.at, tuple(conditions_of(fact.code, ())))
+
+    # --- snapshots -----------------------------------------------------------------------------
+
+    def state(self) -> StoredEventStates:
+        """All that `restore` needs; not changed by what is folded later."""
+        return StoredEventStates(
+            position=self.position,
+            states={id: replace(state) for id, state in self.states.items()},
+            live={id: replace(live) for id, live in self._live.items()},
+            days={
+                id: _Day(day.day, dict(day.counts), dict(day.jobs))
+                for id, day in self._days.items()
+            },
+            day_limits=set(self._day_limits),
+            category=dict(self._category),
+        )
+
+    def restore(self, state: StoredEventStates) -> None:
+        """Go on from a snapshot of a fold in the same zone; only for one that is new."""
+        self.position = state.position
+        self.states, self._live, self._days = state.states, state.live, state.days
+        self._day_limits, self._category = state.day_limits, state.category
 
     # --- counts of the day ---------------------------------------------------------------------
 

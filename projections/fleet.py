@@ -45,6 +45,16 @@ class Server:
         return bool(self.said.get("enabled", True))
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFleet:
+    """What a snapshot keeps of Fleet; of the servers, what their runners reported."""
+
+    position: int
+    servers: dict[str, Server]
+    groups: dict[str, Json]
+    said: dict[str, Json]
+
+
 class Fleet:
     """Fold of all servers and groups. A server stays, offline, until somebody deletes it."""
 
@@ -74,6 +84,7 @@ class Fleet:
                 server = self._current(fact.server, fact.boot)
                 if server is not None:
                     server.left, server.modified = True, fact.at
+                    self._describe(server)
             case f.CatalogCreated(type="group") | f.CatalogUpdated(type="group") as fact:
                 self.groups[fact.id] = fact.record
                 self._match_all()
@@ -152,6 +163,36 @@ class Fleet:
             "created": int(server.created),
             "modified": int(server.modified),
         }
+
+    # --- snapshots -----------------------------------------------------------------------------
+
+    def state(self) -> StoredFleet:
+        """All that `restore` needs, heartbeats apart; not changed by what is folded later."""
+        servers = {
+            id: Server(
+                id=id,
+                boot=server.boot,
+                machine_boot=server.machine_boot,
+                joined=server.joined,
+                created=server.created,
+                modified=server.modified,
+                hostname=server.hostname,
+                ip=server.ip,
+                left=server.left,
+                own_groups=server.own_groups,
+                info=server.info,
+            )
+            for id, server in self.servers.items()
+        }
+        return StoredFleet(self.position, servers, dict(self.groups), dict(self._said))
+
+    def restore(self, state: StoredFleet) -> None:
+        """Go on from a snapshot; only for a fold that has seen nothing yet."""
+        self.position = state.position
+        self.servers, self.groups, self._said = state.servers, state.groups, state.said
+        for server in self.servers.values():
+            server.said = self._said.get(server.id, {})
+        self._match_all()
 
     # --- heartbeats ----------------------------------------------------------------------------
 

@@ -101,6 +101,7 @@ _OWN_NAMES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
         for kind in ("AccessCreated", "AccessUpdated", "AccessDeleted")
     },
     ("JobDelayed", "wait"): st.just("start_delay"),
+    ("ChainSealed", "tags"): _text,
     ("JobCompleted", "jobs"): st.just([]),
 }
 

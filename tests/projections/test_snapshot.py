@@ -41,19 +41,19 @@ REQUEST = JobRequested(
 def test_a_state_comes_back_as_it_was(position: int, fired: set[tuple[int, int, float]]) -> None:
     state = State(position, {"j1": REQUEST}, fired, {"x": {"deep": [{"y": 1.5}]}})
 
-    assert snapshot.load(snapshot.dump(state, State), State) == state
+    assert snapshot.load(snapshot.dump(state), State) == state
 
 
 def test_a_snapshot_of_another_release_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = snapshot.dump(State(7), State)
-    monkeypatch.setattr(snapshot, "version", lambda: b"\0" * 32)
+    data = snapshot.dump(State(7))
+    monkeypatch.setattr(snapshot, "version", lambda _: b"\0" * 32)
 
     assert snapshot.load(data, State) is None
 
 
 @pytest.mark.parametrize("cut", [0, 3, 36, 40, -1])
 def test_broken_bytes_are_no_snapshot(cut: int) -> None:
-    data = snapshot.dump(State(7), State)
+    data = snapshot.dump(State(7))
 
     assert snapshot.load(data[:cut], State) is None
 
@@ -63,4 +63,4 @@ def test_a_state_of_another_shape_is_no_snapshot() -> None:
     class Other:
         place: str
 
-    assert snapshot.load(snapshot.dump(State(7), State), Other) is None
+    assert snapshot.load(snapshot.dump(State(7)), Other) is None
