@@ -4,7 +4,7 @@ A deletion is itself a fact: JobDeleted names every fact of the job with its has
 outlive it (which fire it was). The facts, chunks and rows go afterwards (design.md 8). Pure.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from domain import facts as f
@@ -163,26 +163,37 @@ def _uploads(given: Json | None) -> Iterator[str]:
 class Gathering:
     """Collects the facts of finished jobs while a range of the ledger is read in order.
 
-    `wanted` says of (event, job, sequence of a fact) whether a job is looked for at all.
+    `wanted` says by its event, and by the sequence of its request, whether a job is looked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Callable[[str, int], bool] = lambda _event, _request: True) -> None:
         self.open: dict[str, JobFacts] = {}
         """Jobs of which a fact was seen, oldest first, until they are handed out."""
+        self.position = 0
+        """The last sequence that was looked at."""
+        self._wanted = wanted
+        self._others: set[str] = set()
 
-    def take(self, raw: RawFact, fact: f.Fact) -> None:
+    def take(self, raw: RawFact) -> None:
         """One more fact of the range."""
+        self.position = raw.sequence
+        fact = readable(raw)
         if isinstance(fact, f.QueueFlushed):
             for job in fact.jobs:
                 if job in self.open:
                     self.open[job].over = True
             return
-        owner = job_of(fact)
-        if owner is not None:
-            event, job = owner
-            if job not in self.open:
-                self.open[job] = JobFacts(event, job)
-            self.open[job].take(raw, fact)
+        owner = job_of(fact) if fact is not None else None
+        if fact is None or owner is None or not self._wanted(owner[0], 0):
+            return
+        event, job = owner
+        if isinstance(fact, f.JobRequested) and not self._wanted(event, raw.sequence):
+            self._others.add(job)
+        if job in self._others:
+            return
+        if job not in self.open:
+            self.open[job] = JobFacts(event, job)
+        self.open[job].take(raw, fact)
 
     def finished(self, keep: int = 0) -> list[JobFacts]:
         """Hand out the jobs that are over, but for the newest `keep`, whose facts may go on.
@@ -194,3 +205,8 @@ class Gathering:
         for job in done:
             del self.open[job.job]
         return done
+
+    @property
+    def first_open(self) -> int | None:
+        """The lowest sequence of what was not handed out."""
+        return min((job.first for job in self.open.values()), default=None)

@@ -28,12 +28,14 @@ from services.ledger.errors import Deposed, LedgerUnavailable
 from services.ledger.reader import Follower
 from services.ledger.secrets import server_secret
 from services.scheduler.acting import Acting, Surroundings
+from services.scheduler.asking import Asking
 from services.scheduler.dispatching import Dispatching
 from services.scheduler.firing import Firing
 from services.scheduler.launching import answer_launches
 from services.scheduler.leadership import Leadership
 from services.scheduler.mailing import Mailer
 from services.scheduler.notices import Notices
+from services.scheduler.upkeep import Upkeep
 from services.scheduler.web_hooks import WebHooks
 from services.settings import Settings
 
@@ -70,7 +72,17 @@ class Scheduler:
             settings, self.definitions, self.jobs, self.fleet, self.states, self.acting
         )
         self._woken = asyncio.Event()
+        self.asking = Asking(self.firing, self.definitions, self.jobs, settings, self._woken.set)
         self._leading = False
+        self.upkeep = Upkeep(
+            settings,
+            ledger,
+            self.jobs,
+            server_secret(settings.data_dir),
+            clock=clock,
+            end=lambda: self.follower.position,
+            wake=self._wake,
+        )
 
     def _surroundings(self) -> Surroundings:
         secret = server_secret(self.settings.data_dir)
@@ -96,6 +108,7 @@ class Scheduler:
                 tasks.create_task(self.follower.run(), name="follow")
                 tasks.create_task(self.leadership.announce(), name="announce")
                 tasks.create_task(self._serve_terms(), name="lead")
+                tasks.create_task(self.asking.run(), name="ask")
         finally:
             await self.acting.close()
             await self._resign()
@@ -114,6 +127,7 @@ class Scheduler:
             finally:
                 self._leading = False
                 self.acting.stop()
+                self.upkeep.end()
             self.leadership.term = 0
 
     def _begin(self, term: int) -> None:
@@ -121,6 +135,7 @@ class Scheduler:
         actor = self.leadership.actor
         self.firing.begin(actor, now)
         self.dispatching.begin(actor, now)
+        self.upkeep.begin(actor)
         self._leading = True
         log.info("term begins", action="term_begins", term=term, jobs=len(self.jobs.jobs))
 
@@ -144,7 +159,8 @@ class Scheduler:
         decisions = self.dispatching.decide(now, ROUND)
         if len(decisions) < ROUND:
             decisions += self.firing.decide(now)
-        return decisions
+            self.asking.look()
+        return decisions + self.upkeep.decisions(ROUND - len(decisions))
 
     async def _pause(self) -> None:
         """Sleep until something was read, something is due, or a second has passed."""
@@ -194,6 +210,7 @@ class Scheduler:
         self.access.apply(recorded)
         touched = self.jobs.apply(recorded)
         self.leadership.apply(recorded)
+        self.upkeep.note(recorded)
         if self._leading:
             self.dispatching.note(recorded, touched)
             self._rearm(recorded.fact)
