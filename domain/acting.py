@@ -7,7 +7,7 @@ services/scheduler/acting.py, whose `Outcome` comes back here.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,18 @@ def at_end(job: Job, result: Result, known_tags: Mapping[str, str]) -> list[tupl
     types = {action.get("type") for _, action in chosen}
     delayed = [(i, a) for i, a in select(actions, START) if a.get("type") in LAST - types]
     return [(i, a) for i, a in dict(chosen + delayed).items() if not _begun(job, END, i)]
+
+
+def instants(job: Job, pushed: Sequence[tuple[int, Json]]) -> list[tuple[int, Json]]:
+    """The `instant` actions of a running job that have not begun.
+
+    `pushed` are the process's, each with its place among all that it has pushed so far.
+    """
+    own = len(actions_of(job))
+    actions: list[Json] = [{}] * (own + max((place + 1 for place, _ in pushed), default=0))
+    for place, action in pushed:
+        actions[own + place] = action | {"source": "job"}
+    return [(i, a) for i, a in select(actions, "instant") if not _begun(job, END, i)]
 
 
 def event_update(job: Job) -> list[tuple[int, Json]]:

@@ -128,9 +128,20 @@ def settle(
 
 
 def live_fields(news: JobNews) -> Json:
-    """What is shown while the job runs: progress, status, label, perf and reports."""
+    """What is shown while the job runs: progress, status, label, perf and reports.
+
+    `instant` are the pushed actions that are to run at once, each with its place among those
+    pushed (execution.md 9.1).
+    """
     shown = ("progress", "status", "label", "perf", "table", *REPORTS)
-    return {name: news.fields[name] for name in shown if name in news.fields}
+    live = {name: news.fields[name] for name in shown if name in news.fields}
+    pushed = news.fields.get("push", {}).get("actions", [])
+    instant = [
+        [place, action]
+        for place, action in enumerate(pushed)
+        if isinstance(action, dict) and action.get("condition") == "instant"
+    ]
+    return live | ({"instant": instant} if instant else {})
 
 
 def _bounded(news: JobNews, lines: list[str]) -> list[str]:

@@ -122,8 +122,11 @@ class Dispatching:
         """A runner's heartbeat; True if a decision may follow from it."""
         changed = self.chooser.heard(message, now)
         self._fleet_changed = self._fleet_changed or changed
-        self._note_strangers(str(message.get("server")), message.get("jobs") or {}, now)
-        return changed or bool(self._to_kill)
+        server, held = str(message.get("server")), message.get("jobs") or {}
+        self._note_strangers(server, held, now)
+        pushed = self.stages.heard(server, held)
+        self._touched |= dict.fromkeys(pushed)
+        return changed or bool(self._to_kill or pushed)
 
     def _note_strangers(self, server: str, held: Json, now: float) -> None:
         """Jobs that a runner still runs although they are over: it was lost and came back."""

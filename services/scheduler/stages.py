@@ -11,12 +11,16 @@ from domain import acting
 from domain import facts as f
 from domain.completion import Result, retry_of
 from domain.dispatch import Chosen
-from domain.job import Job
+from domain.facts import Json
+from domain.job import Job, JobState
 from domain.running_limits import fire
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from services.scheduler.acting import Acting, decision_id
 from services.scheduler.limiting import Limiting
+
+# A process pushes at most so many actions that run at once.
+MOST_INSTANT = 100
 
 Decision = tuple[str, f.Fact]
 
@@ -32,21 +36,45 @@ class Stages:
         self._jobs = jobs
         self._performer = performer
         self._limiting = limiting
+        self._pushed: dict[str, list[tuple[int, Json]]] = {}
 
     def begin(self, actor: f.Actor) -> None:
         """A new term: what an earlier one began is taken up when its job is looked at."""
         self.actor = actor
         self._performer.begin(actor)
         self._limiting.begin()
+        self._pushed.clear()
 
     def note(self, recorded: f.Recorded, touched: list[Job]) -> None:
         """A fact was read; `touched` are the jobs that it changed, as they are now."""
         for job in touched:
             self._limiting.note(job)
+            if job.state is not JobState.ACTIVE:
+                self._pushed.pop(job.id, None)
         self._performer.note(recorded, touched[0] if touched else None)
+
+    def heard(self, server: str, jobs: Json) -> list[str]:
+        """The running jobs of which a heartbeat tells that they pushed something to do at once.
+
+        A server speaks only for the jobs that it has.
+        """
+        found = []
+        for id in self._jobs.by_server.get(server, ()):
+            told = jobs.get(id)
+            pushed = told.get("instant") if isinstance(told, dict) else None
+            if pushed and self._jobs.jobs[id].state is JobState.ACTIVE:
+                known = [(p, a) for p, a in pushed if isinstance(p, int) and isinstance(a, dict)]
+                if known != self._pushed.get(id):
+                    self._pushed[id] = known[:MOST_INSTANT]
+                    found.append(id)
+        return found
 
     def advance(self, job: Job, now: float) -> list[Decision]:
         """What follows for the actions that have begun; those to be performed are under way."""
+        pushed = self._pushed.get(job.id)
+        if pushed and (chosen := acting.instants(job, pushed)):
+            begun = acting.begin(job, acting.END, chosen, now=now, actor=self.actor)
+            return _decisions(job, begun)
         if not job.actions and not job.update_asked:
             return []
         facts = acting.advance(

@@ -17,6 +17,7 @@ from domain.acting import (
     at_start,
     begin,
     event_update,
+    instants,
     settled,
     suspended_until,
     to_perform,
@@ -155,6 +156,18 @@ def test_pushed_actions_come_last_and_instant_ones_first() -> None:
 
     assert [a.get("source") for a in actions_of(story.job)] == [None, "job", "job"]
     assert types(at_end(story.job, FINE, {})) == ["tag", "web_hook", "label"]
+
+
+def test_an_instant_action_runs_once_while_the_job_runs() -> None:
+    pushed = [action("label", "complete", label="b"), action("tag", "instant", tags=["t1"])]
+    story = Story(hook())
+    chosen = instants(story.job, [(1, pushed[1])])
+    story.given(*begin(story.job, "end", chosen, now=101.0, actor=ACTOR))
+
+    assert [index for index, _ in chosen] == [2]
+    assert instants(story.job, [(1, pushed[1])]) == []
+    story.ran(0, push={"actions": pushed})
+    assert types(at_end(story.job, FINE, {})) == ["web_hook", "label"]
 
 
 def test_disabling_at_start_waits_for_the_end() -> None:

@@ -515,3 +515,18 @@ async def test_a_live_job_is_changed_by_an_administrator(stack: Stack) -> None:
     [recorded] = stack.book.of(f.JobChanged, job)
     assert isinstance(recorded.fact, f.JobChanged)
     assert recorded.fact.changes == {"label": "seen"}
+
+
+async def test_a_running_process_has_something_done_at_once(
+    stack: Stack, hooks: HookReceiver
+) -> None:
+    await stack.define()
+    stack.runner.hold = True
+    push = action("web_hook", "instant", url=hooks.url)
+    stack.runner.telemetry = {"instant": [[0, push]]}
+    async with stack.scheduler():
+        job = await stack.run()
+        await hooks.got(1)
+        await stack.runner.finish(job, report={"push": {"actions": [push]}})
+        await stack.ended(job)
+    assert len(hooks.received) == 1
