@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from domain import facts as f
 from domain.facts import Json, Recorded
 from domain.subjects import subject_of
-from domain.trigger_plugin import Allowed, Answer, Refused
 from projections import snapshot
 from projections.active_jobs import ActiveJobs, StoredJobs
 from projections.definitions import Definitions, StoredDefinitions

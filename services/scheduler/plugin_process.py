@@ -1,0 +1,132 @@
+"""Runs a scheduler's plugin as a process: a line in, the end of its output back (plugins.md 6, 7).
+
+The process lives in a session of its own and is gone, with all it started, when its time is over.
+Knows nothing of what the output means.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from domain.facts import Json
+
+OUTPUT = 1024 * 1024  # bytes that are kept of each stream, from its end
+
+_OWN_PREFIXES = ("JOBLEDGER_", "XYOPS")
+
+
+class NotStarted(Exception):
+    """The process could not be started; its text says why."""
+
+
+class OutOfTime(Exception):
+    """The process did not end in time, and was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that ended by itself. `status` is negative for a signal."""
+
+    status: int
+    out: str
+    err: str
+
+
+async def run_process(
+    plugin: Json, line: bytes, environment: dict[str, str], seconds: float
+) -> Ended:
+    """Run the plugin's command, its script appended, for at most so many seconds.
+
+    Raises NotStarted and OutOfTime. The whole session of the process is killed in any case.
+    """
+    with tempfile.TemporaryDirectory(prefix="jobledger-plugin-") as folder:
+        command = str(plugin.get("command") or "")
+        if plugin.get("script"):
+            command += f" {_write_script(Path(folder), plugin)}"
+        try:
+            process = await _start(plugin, command, environment)
+        except (OSError, ValueError) as error:
+            raise NotStarted(str(error)) from error
+        return await _talk(process, line, seconds)
+
+
+def clean_environment(base_url: str) -> dict[str, str]:
+    """The scheduler's environment without its own settings, and where the API is."""
+    own = {key: text for key, text in os.environ.items() if not key.startswith(_OWN_PREFIXES)}
+    return own | {"XYOPS": "1.0.88", "XYOPS_BASE_URL": base_url}
+
+
+async def _start(
+    plugin: Json, command: str, environment: dict[str, str]
+) -> asyncio.subprocess.Process:
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=str(plugin.get("cwd") or tempfile.gettempdir()),
+            env=environment,
+            start_new_session=True,
+            user=plugin.get("uid") or None,
+            group=plugin.get("gid") or None,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # Cut short, a start would leave behind what the command has started already.
+        await _end(await starting)
+        raise
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+async def _talk(process: asyncio.subprocess.Process, line: bytes, seconds: float) -> Ended:
+    stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+    assert stdin is not None
+    assert stdout is not None
+    assert stderr is not None
+    try:
+        async with asyncio.timeout(seconds):
+            _, out, err = await asyncio.gather(_write(stdin, line), _read(stdout), _read(stderr))
+            status = await process.wait()
+    except TimeoutError as error:
+        raise OutOfTime(f"{seconds:g} seconds") from error
+    finally:
+        await _end(process)
+    return Ended(status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+
+
+def _write_script(folder: Path, plugin: Json) -> Path:
+    script = folder / "script"
+    script.write_text(str(plugin["script"]).replace("\r\n", "\n"), encoding="utf-8")
+    if plugin.get("uid"):
+        folder.chmod(0o711)  # its account must reach the script
+        script.chmod(0o644)
+    return script
+
+
+async def _write(stdin: asyncio.StreamWriter, line: bytes) -> None:
+    """A plugin that does not read is no error."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        stdin.write(line)
+        await stdin.drain()
+        stdin.close()
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    kept = b""
+    while part := await stream.read(65536):
+        kept = (kept + part)[-OUTPUT:]
+    return kept

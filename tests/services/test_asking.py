@@ -1,0 +1,183 @@
+"""Scheduler plugins decide launches: real processes, beside a clockwork that goes on."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain import facts as f
+from domain.facts import Json
+from services.scheduler.asking import Asking
+from tests.services.test_firing import MINUTELY, NOON, Clockwork, created, on
+
+PATIENCE = 20.0
+READ = "#!/bin/sh\nread -r line\n"
+
+
+class Asker:
+    """A clockwork whose questions are asked."""
+
+    def __init__(self, clock: Clockwork) -> None:
+        assert clock.leader is not None
+        leader = clock.leader
+        self.clock = clock
+        self.news = asyncio.Event()
+        self.asking = Asking(
+            leader.firing, leader.definitions, leader.jobs, clock.settings, self.news.set
+        )
+
+    async def settle(self, launches: int) -> None:
+        """Rounds until so many launches of `e1` are on the ledger."""
+        while True:
+            self.clock.run()
+            if len(self.clock.fired()) >= launches:
+                return
+            self.asking.look()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self.news.wait()
+            except TimeoutError:
+                pytest.fail(f"waited {PATIENCE} s for an answer; so far {self.clock.fired()}")
+            self.news.clear()
+
+
+@contextlib.asynccontextmanager
+async def asking(clock: Clockwork) -> AsyncIterator[Asker]:
+    asker = Asker(clock)
+    task = asyncio.create_task(asker.asking.run())
+    try:
+        yield asker
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def gate(script: str, **keys: Any) -> f.CatalogCreated:
+    keys = {"type": "scheduler", "command": "/bin/sh", "script": script} | keys
+    record = keys | {"id": "gate", "title": "Gate", "enabled": keys.get("enabled", True)}
+    return f.CatalogCreated(
+        at=NOON - 900.0, actor=created("tag", "x").actor, type="plugin", id="gate", record=record
+    )
+
+
+def saying(*items: Any) -> str:
+    return READ + "cat <<'END'\nsome text\n" + json.dumps({"xy": 1, "items": items}) + "\nEND\n"
+
+
+def clock_with(*triggers: Json, script: str, **keys: Any) -> Clockwork:
+    clock = Clockwork()
+    clock.given(gate(script, **keys))
+    clock.event(*triggers, on("plugin", plugin_id="gate", params={"a": 1}))
+    return clock
+
+
+async def test_the_plugin_says_yes_no_and_how() -> None:
+    said = {"launch": True, "delay": 90, "data": {"b": 2}, "invisible": True}
+    clock = clock_with(
+        MINUTELY, MINUTELY, MINUTELY | {"data": {"a": 1}}, script=saying(True, False, said, True)
+    )
+    clock.now = NOON + 1
+    async with asking(clock) as asker:
+        await asker.settle(3)
+    first, second = clock.of(f.JobRequested)
+    assert (first.source, first.splugin, first.invisible) == ("plugin", "gate", False)
+    assert (second.until, second.invisible) == (NOON + 90, True)
+    assert second.input["data"] == {"a": 1, "b": 2}
+    [refused] = clock.of(f.LaunchRejected)
+    assert (refused.reason, refused.fire.trigger) == ("The plugin said no.", 1)
+
+
+async def test_the_plugin_reads_what_it_decides_about(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    script = f'read -r line\necho "$line" > {seen}\necho \'{{"xy":1,"items":[true]}}\'\n'
+    clock = clock_with(on("interval", start=NOON + 7, duration=90), script=script)
+    clock.now = NOON + 8
+    async with asking(clock) as asker:
+        await asker.settle(1)
+    request = json.loads(seen.read_text())
+    [item] = request["items"]
+    assert (request["type"], request["active_jobs"]) == ("trigger", [])
+    assert (item["params"], item["now"], item["timezone"]) == ({"a": 1}, NOON + 7, "UTC")
+    assert (item["dargs"]["hour"], item["dargs"]["minute"]) == (12, 0)
+    assert (item["job"]["event"], item["job"]["stype"]) == ("e1", "interval")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 3", "The plugin ended with status 3."),
+        ("echo hello", "The plugin's last line is not JSON."),
+        ("echo '{}'", "The plugin's last line is not a message."),
+        ("""echo '{"xy":1,"items":[]}'""", "The plugin's message has no items."),
+        ("sleep 60 & sleep 60", "The plugin did not end within 0.3 seconds."),
+    ],
+)
+async def test_a_failed_execution_launches_nothing(script: str, reason: str) -> None:
+    clock = clock_with(MINUTELY, script=script, timeout=0.3 if "sleep" in script else 10)
+    clock.now = NOON + 1
+    async with asking(clock) as asker:
+        await asker.settle(1)
+    assert [fact.reason for fact in clock.of(f.LaunchRejected)] == [reason]
+
+
+async def test_who_catches_up_is_asked_once_more_after_a_failure(tmp_path: Path) -> None:
+    marker = tmp_path / "tried"
+    script = (
+        f'[ -e {marker} ] || {{ touch {marker}; exit 1; }}\necho \'{{"xy":1,"items":[1,true]}}\''
+    )
+    clock = clock_with(MINUTELY, MINUTELY, on("catchup"), script=script)
+    clock.now = NOON + 1
+    async with asking(clock) as asker:
+        await asker.settle(2)
+    assert [fact.fire.trigger for fact in clock.of(f.JobRequested)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"enabled": False}, "Plugin is disabled: Gate"),
+        ({"type": "event"}, "Plugin not found: gate"),
+    ],
+)
+async def test_a_plugin_that_cannot_decide_refuses(keys: Json, reason: str) -> None:
+    clock = clock_with(MINUTELY, script="", **keys)
+    clock.now = NOON + 1
+    async with asking(clock) as asker:
+        await asker.settle(1)
+    assert [fact.reason for fact in clock.of(f.LaunchRejected)] == [reason]
+
+
+async def test_a_slow_plugin_holds_up_nobody_else() -> None:
+    clock = clock_with(MINUTELY, script="sleep 60", timeout=60)
+    clock.event(MINUTELY, id="e2")
+    clock.now = NOON + 1
+    async with asking(clock) as asker:
+        clock.run()
+        asker.asking.look()
+        await asyncio.sleep(0)
+        clock.at(NOON + 61)
+    assert clock.fired("e2") == [0, 60]
+    assert clock.fired() == []
+
+
+def test_a_successor_asks_what_was_not_answered() -> None:
+    clock = clock_with(MINUTELY, script="")
+    clock.at(NOON + 1)
+    clock.firing.take_questions("gate", 10)
+    clock.at(NOON + 30)
+    clock.take_over()
+    clock.run()
+    [question] = clock.firing.take_questions("gate", 10)
+    assert question.launch.key.due == NOON
+
+
+def test_a_tick_leaves_unanswered_questions_out() -> None:
+    clock = clock_with(MINUTELY, script="")
+    clock.at(NOON + 1)
+    clock.at(NOON + 3700)
+    [*_, tick] = [r.fact for r in clock.facts if isinstance(r.fact, f.TickFired)]
+    assert tick.evaluated == NOON - 1
