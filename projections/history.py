@@ -47,8 +47,8 @@ _MOST_NUMBER = 1e15
 class History:
     """The tables of finished jobs, and of revisions as `revisions`. Synchronous throughout.
 
-    DatabaseError out of any method means that the file is damaged: condemn it (store.py) and
-    open it anew.
+    A DatabaseError that `is_damage` (store.py) means that the file is spoilt: condemn it and
+    open it anew. Any other leaves it as it was; the same call may succeed later.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:

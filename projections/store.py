@@ -13,6 +13,19 @@ from pathlib import Path
 SCHEMA_VERSION = 2
 # Files up to this size (bytes) are checked page by page at every start: about 0.1 s.
 _CHECKED_SIZE = 64 * 1024 * 1024
+# Codes of errors after which the same call may succeed later.
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+    }
+)
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -56,7 +69,7 @@ def open_store(path: Path, ledger: str, end: int) -> sqlite3.Connection:
 
     A file that is damaged or condemned is moved aside (`.damaged`), one of another ledger, of
     another schema or beyond `end` is removed; then an empty one takes its place. It may be
-    used from any one thread at a time.
+    used from any one thread at a time. Raises DatabaseError where the disk does not let it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if _condemned(path).exists():
@@ -65,7 +78,9 @@ def open_store(path: Path, ledger: str, end: int) -> sqlite3.Connection:
         connection = _connect(path)
         if _is_sound(connection, path) and _belongs(connection, ledger, end):
             return connection
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
         _move_aside(path)
     else:
         connection.close()
@@ -93,8 +108,14 @@ def create_tables(connection: sqlite3.Connection, ledger: str) -> None:
     )
 
 
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error means that the file is spoilt; a full disk or a lock passes by itself."""
+    # The low byte is the primary code, the rest says more about it.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _PASSING
+
+
 def condemn(path: Path) -> None:
-    """Have the file rebuilt at the next start, because using it raised DatabaseError."""
+    """Have the file rebuilt at the next start, because using it raised an `is_damage` error."""
     _condemned(path).touch()
 
 
@@ -117,7 +138,7 @@ def _is_sound(connection: sqlite3.Connection, path: Path) -> bool:
     if path.stat().st_size > _CHECKED_SIZE:
         return True
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise sqlite3.DatabaseError("quick_check found damage")
+        raise sqlite3.DatabaseError("quick_check found damage")  # without a code: damage
     return True
 
 

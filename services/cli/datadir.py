@@ -118,14 +118,27 @@ def check_nats_port(setup: "NatsSetup", settings: Settings) -> None:
 
 
 def announce_nats(settings: Settings, setup: "NatsSetup | None") -> None:
-    """Write DIR/run/nats.url (0600): what a client of this machine needs to connect."""
+    """Write to DIR/run (0600) what clients of this machine need to connect.
+
+    `nats.url` lets a new runner ask for its own login; ROLE.url is for that role;
+    `subscriber.creds` lets any NATS client follow the facts. With a NATS of somebody else there
+    is only `nats.url`, with what was given.
+    """
     from services.ledger.secrets import write_private
 
-    url = setup.url if setup is not None else settings.nats_url
-    write_private(settings.run_dir / "nats.url", f"{url}\n".encode(), replace=True)
-    if setup is not None:
-        address = f"{setup.subscriber_url}\n".encode()
-        write_private(settings.run_dir / "subscriber.url", address, replace=True)
+    def write(name: str, content: str) -> None:
+        write_private(settings.run_dir / name, content.encode(), replace=True)
+
+    roles = ("owner", "gateway", "scheduler", "subscriber")
+    if setup is None:
+        write("nats.url", settings.nats_url + "\n")
+        for role in roles:
+            (settings.run_dir / f"{role}.url").unlink(missing_ok=True)
+        return
+    write("nats.url", setup.url_for("enrolment") + "\n")
+    write("subscriber.creds", setup.logins["subscriber"].creds())
+    for role in roles:
+        write(f"{role}.url", setup.url_for(role) + "\n")
 
 
 def check_nats_reachable(url: str) -> None:

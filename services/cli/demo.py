@@ -278,7 +278,7 @@ def _revisions(client: "httpx.Client", console: "Console") -> None:
 def _facts(home: Path, job: str, console: "Console") -> None:
     from rich.table import Table
 
-    recorded = asyncio.run(_read_facts((home / "run" / "nats.url").read_text().strip(), job))
+    recorded = asyncio.run(_read_facts((home / "run" / "owner.url").read_text().strip(), job))
     table = Table("sequence", "subject", "fact", "by", box=None, padding=(0, 1, 0, 2))
     for one in recorded:
         actor = one.fact.actor

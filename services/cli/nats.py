@@ -6,7 +6,7 @@ from services.cli.options import DataDir
 
 
 def nats(data_dir: DataDir = None) -> None:
-    """The NATS server of a data directory; `DIR/run/nats.url` says how to reach it."""
+    """The NATS server of a data directory; `DIR/run/*.url` say how to reach it."""
     from services.cli.datadir import announce_nats, check_nats_port, prepare_data_dir, prepare_nats
     from services.settings import load_settings
 

@@ -41,7 +41,7 @@ def serve(name: str, settings: Settings, service: Service) -> int:
     logs.configure(name, format=settings.log_format, level=settings.log_level)
     try:
         prepare_data_dir(settings)
-        settings = settings.model_copy(update={"nats": settings.nats_url})
+        settings = settings.model_copy(update={"nats": settings.nats_url_for(name)})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(service(settings)))
     except LedgerUnavailable as error:

@@ -27,7 +27,8 @@ from typing import IO
 
 from services.errors import StartupError
 
-# A child that ends with this status said why in its last line; starting it again is no use.
+# A child that ends with this status said why in its last line. At first, starting it again is no
+# use; later the reason may pass, a full disk for instance.
 CANNOT_START = 78
 # Dead children are back within a second; one that dies at once is not started in a busy loop.
 RESTART_WAIT = 0.5
@@ -62,6 +63,7 @@ class Child:
     due: float | None = None
     short_lives: int = 0
     stayed_up: bool = False
+    postponed: bool = False
 
 
 class Supervisor:
@@ -83,6 +85,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._old: dict[signal.Signals, object] = {}
+        self.settled = False
+        """Set it when all are up: from then on what cannot start may do so later."""
         self.stopped = False
 
     def __enter__(self) -> "Supervisor":
@@ -116,8 +120,8 @@ class Supervisor:
     def run(self, until: Callable[[], bool], poll: float) -> None:
         """Keep the children running until a stop signal, or until `until()` is true.
 
-        `until` is asked at least every `poll` seconds. Raises StartupError when a child says
-        that it cannot start, or never stays up.
+        `until` is asked at least every `poll` seconds. Raises StartupError when a child never
+        stays up, or says that it cannot start while not all is `settled`.
         """
         while not self.stopped and not until():
             self._step(poll)
@@ -141,26 +145,39 @@ class Supervisor:
                 self._launch(child)
 
     def _launch(self, child: Child) -> None:
-        child.due = None
-        with self._output(child) as output, self._pidfile(child).open("w") as pidfile:
-            fcntl.flock(pidfile, fcntl.LOCK_EX)
-            child.pid = _fork(child, output.fileno(), pidfile.fileno())
-            pidfile.write(f"{child.pid}\n")
+        try:
+            with self._output(child) as output, self._pidfile(child).open("a") as pidfile:
+                fcntl.flock(pidfile, fcntl.LOCK_EX)
+                child.pid = _fork(child, output.fileno(), pidfile.fileno())
+                with suppress(OSError):  # a full disk must not end a child that runs
+                    os.truncate(pidfile.fileno(), 0)
+                    os.write(pidfile.fileno(), b"%d\n" % child.pid)
+        except OSError as error:
+            self._postpone(child, error)
+            return
+        child.due, child.postponed = None, False
         child.started = time.monotonic()
         child.pidfd = os.pidfd_open(child.pid)
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+
+    def _postpone(self, child: Child, error: OSError) -> None:
+        """Try again soon: for want of memory or disk space, even a fork or a log may fail."""
+        if not child.postponed:
+            self._announce(f"{child.name} cannot be started now ({error.strerror}).")
+        child.postponed = True
+        child.due = time.monotonic() + RESTART_WAIT
 
     def _bury(self, child: Child) -> None:
         """Take note of a child's end and plan its next start."""
         status = self._forget(child)
         if self.stopped:
             return
-        if status == CANNOT_START:
-            raise StartupError(self._last_words(child))
         if time.monotonic() - child.started < _SHORT_LIFE:
             child.short_lives += 1
         else:
             child.short_lives, child.stayed_up = 0, True
+        if status == CANNOT_START and not self.settled:
+            raise StartupError(self._last_words(child))
         if not child.stayed_up and child.short_lives >= _MOST_FAILURES:
             raise StartupError(f"The {child.name} does not stay up; see {self._log(child)}.")
         child.due = time.monotonic() + (RESTART_WAIT if child.short_lives else 0)

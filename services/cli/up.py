@@ -69,14 +69,16 @@ def _keep_running(settings: "Settings", *, verbose: bool) -> None:
     with Supervisor(settings.run_dir, log_dir, _say, verbose=verbose) as family:
         if setup is not None:
             family.start(Child("nats", setup.command, last=True))
-            settings = settings.model_copy(update={"nats": setup.url})
         # Each import is paid once, here: the services are forks of this process.
         from services.cli import serve
 
         for name in ("gateway", "runner", "scheduler"):
             service = serve.prepared(name)
-            family.start(Child(name, partial(serve.serve, name, settings, service)))
+            # Each with the login of its own role.
+            mine = settings.model_copy(update={"nats": setup.url_for(name)}) if setup else settings
+            family.start(Child(name, partial(serve.serve, name, mine, service)))
         family.run(Readiness(settings).reached, poll=_POLL)
+        family.settled = True
         if not family.stopped:
             _say(_welcome(settings))
         family.run(lambda: False, poll=_IDLE)

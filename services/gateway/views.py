@@ -27,7 +27,8 @@ from projections.fleet import Fleet
 from projections.history import History
 from projections.job_activity import JobActivity
 from projections.job_view import document
-from projections.store import condemn, open_reader, open_store
+from projections.store import condemn, is_damage, open_reader, open_store
+from services import logs
 from services.errors import StartupError
 
 # An ephemeral job leaves no row; those who wait for its end still get it (api.md D15).
@@ -40,6 +41,8 @@ _GATHER = 0.025
 _READERS = 2
 # Seconds between two looks at what may be forgotten.
 _SWEEP = 10.0
+
+log = logs.logger("gateway")
 
 T = TypeVar("T")
 
@@ -224,6 +227,8 @@ REPEATABLE = "key-"
 _MOST_COMMANDS = 100_000
 _MOST_LAUNCHES = 100_000
 _MOST_ANSWERS = 1000
+# A full disk or a locked file is tried again after this many seconds.
+_AGAIN = 1.0
 
 
 class ViewDamaged(StartupError):
@@ -246,6 +251,7 @@ class HistoryWriter:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
+        self._closing = asyncio.Event()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="history-writer")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="history-reader")
         self._local = threading.local()
@@ -273,7 +279,8 @@ class HistoryWriter:
                 self._local.history = History(open_reader(self._path))
             return ask(self._local.history)
         except sqlite3.DatabaseError as error:
-            self._loop.call_soon_threadsafe(self._fail, error)
+            if is_damage(error):
+                self._loop.call_soon_threadsafe(self._fail, error)
             raise
 
     async def _write(self) -> None:
@@ -283,8 +290,17 @@ class HistoryWriter:
             try:
                 await self._loop.run_in_executor(self._writer, self._history.apply_batch, batch)
             except sqlite3.DatabaseError as error:
-                self._fail(error)
-                return
+                if is_damage(error):
+                    self._fail(error)
+                    return
+                if self._closing.is_set():
+                    return
+                log.warning("History waits", action="history_waits", reason=str(error))
+                self._pending = batch + self._pending
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN):
+                        await self._closing.wait()
+                continue
             self.position = batch[-1][0].sequence
             ready = [future for sequence, future in self._waiters if sequence <= self.position]
             self._waiters = [w for w in self._waiters if w[0] > self.position]
@@ -307,7 +323,8 @@ class HistoryWriter:
             self.failed.set_exception(ViewDamaged(self._path, error))
 
     async def close(self) -> None:
-        """Store what is pending; the threads end."""
+        """Store what is pending, if the disk lets; the threads end."""
+        self._closing.set()
         if self._writing is not None:
             await self._writing
         self.failed.cancel()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from domain.facts import Json, Recorded
 from projections.history import History
 from projections.search import Calendar
-from projections.store import condemn, open_reader, open_store, read_meta
+from projections.store import condemn, is_damage, open_reader, open_store, read_meta
 from tests.projections.recording import START, Book, all_rows, empty_store
 
 NOW = Calendar(now=START)
@@ -274,6 +274,26 @@ def test_a_harmed_file_is_replaced_and_can_be_folded_again(harm: object, tmp_pat
     assert history.job("j1") == book.facts[0][1]
     kept = path.with_name("history.db.damaged").exists()
     assert kept == (harm in (damage_all, damage_middle, condemn))
+
+
+def test_a_full_disk_is_no_damage(tmp_path: Path) -> None:
+    """Rows and position stay as they were, and the same batch goes in later."""
+    path = tmp_path / "history.db"
+    connection = open_store(path, "ledger-1", 9)
+    history = History(connection)
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    book = Book()
+    book.completed("j1", output="x" * 100_000)
+
+    with pytest.raises(sqlite3.OperationalError) as error:
+        history.apply_batch(book.facts)
+
+    assert not is_damage(error.value)
+    assert history.position == 0
+    connection.execute("PRAGMA max_page_count = 100000")
+    history.apply_batch(book.facts)
+    assert history.has("j1")
 
 
 def test_rows_of_a_search_are_json_text() -> None:

@@ -69,6 +69,28 @@ def test_a_child_that_cannot_start_ends_everything_with_its_last_line(
         family.run(lambda: False, poll=PATIENCE)
 
 
+def test_what_once_was_up_is_started_again_whatever_it_says(
+    family: Supervisor, said: list[str]
+) -> None:
+    family.settled = True
+    family.start(child(f"exit {CANNOT_START}"))
+
+    wait_for(family, lambda: len(said) > 1, "not started again")
+
+
+def test_a_child_that_cannot_be_forked_is_tried_again(
+    family: Supervisor, tmp_path: Path, said: list[str]
+) -> None:
+    """A directory in the log's place stands for a disk that takes no file."""
+    (tmp_path / "worker.log").mkdir()
+    worker = child("exec sleep 60")
+    family.start(worker)
+    assert said == ["worker cannot be started now (Is a directory)."]
+
+    (tmp_path / "worker.log").rmdir()
+    wait_for(family, lambda: worker.pid, "not started")
+
+
 def test_a_child_that_never_stays_up_is_given_up_at_the_first_start(family: Supervisor) -> None:
     family.start(child("exit 1"))
 
