@@ -21,6 +21,7 @@ from domain.subjects import subject_of
 from services.gateway.auth import KeyRates
 from services.gateway.encoded import EventRows
 from services.gateway.errors import NotYet
+from services.gateway.jobs import Seen
 from services.gateway.live import LiveData
 from services.gateway.uploads import store_upload
 from services.gateway.views import REPEATABLE, Views
@@ -72,6 +73,7 @@ class Gateway:
         self.clock = clock
         self.views = Views(settings.timezone)
         self.live = LiveData(self.views, clock)
+        self.seen = Seen(self.views.active, self.views.activity, self.views.fleet, self.live.of)
         self.rates = KeyRates()
         self.event_rows = EventRows()
         self.follower = Follower(ledger, self.views.apply, after=0)

@@ -5,11 +5,15 @@ logs that a record only points to are fetched from CHUNKS here.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from domain.facts import Blob, Json
 from domain.job import Job, JobState
+from projections.active_jobs import ActiveJobs
+from projections.fleet import Fleet
+from projections.job_activity import JobActivity
 from projections.job_view import LARGE_KEY, LOG_KEY, document, with_plain_metrics
 from services.ledger.chunks import read_chunks
 
@@ -24,11 +28,24 @@ DETAILS = frozenset("input data files activity timelines".split())
 _INTERNAL = (LOG_KEY, LARGE_KEY)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What documents of live jobs are made of: the views of now, or of a moment in the past.
+
+    `live` gives a job's part of its runner's last heartbeat.
+    """
+
+    active: ActiveJobs
+    activity: JobActivity
+    fleet: Fleet
+    live: Callable[[Job], Json | None]
+
+
 class Positions:
     """Places in the queues, counted once per scope and reply."""
 
-    def __init__(self, gateway: "Gateway") -> None:
-        self._active = gateway.views.active
+    def __init__(self, seen: Seen) -> None:
+        self._active = seen.active
         self._places: dict[str, dict[str, int]] = {}
 
     def of(self, job: Job) -> int | None:
@@ -46,7 +63,7 @@ class Positions:
 
 
 def live_document(
-    gateway: "Gateway",
+    seen: Seen,
     job: Job,
     *,
     positions: Positions | None = None,
@@ -54,14 +71,13 @@ def live_document(
     details: bool = True,
 ) -> Json:
     """A live job's document; `plain` metrics are numbers (D7), `details` as in api.md 4.2."""
-    views = gateway.views
-    server = views.fleet.servers.get(job.server) if job.server else None
+    server = seen.fleet.servers.get(job.server) if job.server else None
     shown = document(
         job,
         groups=server.groups if server is not None else (),
-        position=(positions or Positions(gateway)).of(job),
-        live=gateway.live.of(job),
-        activity=views.activity.of(job.id) if details else (),
+        position=(positions or Positions(seen)).of(job),
+        live=seen.live(job),
+        activity=seen.activity.of(job.id) if details else (),
     )
     for key in _INTERNAL:
         shown.pop(key, None)
@@ -80,7 +96,7 @@ async def find(gateway: "Gateway", id: str) -> tuple[Job | None, Json | None]:
     """A job by its id: (live job, its document), or (None, final record), or (None, None)."""
     job = gateway.views.active.jobs.get(id)
     if job is not None:
-        return job, live_document(gateway, job)
+        return job, live_document(gateway.seen, job)
     return None, await final_record(gateway, id)
 
 

@@ -59,7 +59,7 @@ async def updates(gateway: "Gateway", id: str, *, full: bool) -> AsyncIterator[b
 
 def _live_update(gateway: "Gateway", job: Job, told: Json, *, full: bool) -> Json:
     """What the client does not know yet; `told` remembers what it does."""
-    shown = jobs.live_document(gateway, job, plain=not full)
+    shown = jobs.live_document(gateway.seen, job, plain=not full)
     update: Json = {"xy": 1, "progress": shown.get("progress", 0)}
     if not told:
         update |= {"id": job.id, "started": shown["started"]}

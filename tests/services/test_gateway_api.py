@@ -293,6 +293,25 @@ async def test_live_lists_filter_and_page(api: Api) -> None:
     assert summary["sources"] == {"key": 3}
 
 
+async def test_live_jobs_can_be_seen_as_they_were(api: Api) -> None:
+    await api.ok("create_event", EVENT)
+    run = await api.call("run_event/v1", {"id": "backup"})
+    job, sequence = run.json()["id"], int(run.headers["x-ledger-seq"])
+    await api.record(
+        JobCompleted(at=NOW + 1, actor=SYSTEM, event="backup", job=job, code=0, description="Fine")
+    )
+    await api.ok("manage_job_tags", {"id": job, "tags": ["later"]})
+    for seq, rows in ((sequence - 1, []), (sequence, [job]), (sequence + 1, [])):
+        found = await api.ok("get_active_jobs", {"seq": seq})
+        assert [row["id"] for row in found["rows"]] == rows
+    then = await api.ok("get_job", {"id": job, "seq": sequence})
+    ended = await api.ok("get_job", {"id": job, "seq": sequence + 1})
+    assert (then["job"]["state"], ended["job"]["state"]) == ("ready", "complete")
+    assert ended["job"]["tags"] != ["later"]
+    assert await api.code("get_job", {"id": job, "seq": sequence - 1}) == "notfound"
+    assert await api.code("get_job", {"id": job, "at": 5}) == "notfound"
+
+
 async def test_only_delayed_jobs_can_skip_a_delay(api: Api) -> None:
     await api.ok("create_event", EVENT)
     job = (await api.ok("run_event", {"id": "backup"}))["id"]

@@ -106,7 +106,7 @@ async def get_event(call: Call, asked: tuple[str, int | None, float | None]) -> 
     plain = call.params.text("metrics") != "full"
     live = views.active.of_event(id)
     active = [
-        jobs.live_document(call.gateway, job, plain=plain)
+        jobs.live_document(call.gateway.seen, job, plain=plain)
         for job in live
         if job.state is JobState.ACTIVE and call.caller.may_see(*jobs.category_and_targets(job))
     ]

@@ -1,6 +1,7 @@
 """The job endpoints: looking at jobs and asking things of them (api.md 4)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from domain import job_requests as requests
@@ -12,7 +13,9 @@ from services.gateway import jobs, lists, waiting
 from services.gateway.auth import same_token
 from services.gateway.endpoint import Answer, Call, Routes
 from services.gateway.gateway import Decision
+from services.gateway.jobs import Seen
 from services.gateway.params import Order, Page, Params, order, page
+from services.gateway.past import Moment, moment, past
 from services.gateway.replies import Payload, Rows, encode
 from services.gateway.sse import EventStream
 from services.ledger.secrets import log_token, stream_token
@@ -23,8 +26,29 @@ api = Routes("Jobs")
 # --- looking -------------------------------------------------------------------------------------
 
 
-def _active(params: Params) -> tuple[Json, Page, Order]:
-    return lists.filters_of(params.values), page(params), order(params, "started", -1)
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which live jobs are wanted, in which order, as of when."""
+
+    filters: Json
+    part: Page
+    sorting: Order
+    when: Moment | None
+
+
+def _active(params: Params) -> Listing:
+    return Listing(
+        lists.filters_of(params.values),
+        page(params),
+        order(params, "started", -1),
+        moment(params),
+    )
+
+
+TRAVEL = {
+    "at": "number, as it was at this time (Unix seconds)",
+    "seq": "integer, as it was at this ledger sequence",
+}
 
 
 @api.endpoint(
@@ -39,22 +63,26 @@ def _active(params: Params) -> tuple[Json, Page, Order]:
         "sort_by": "string, default started",
         "sort_dir": "integer, 1 or -1",
         "metrics": "string, `full` for whole cpu and mem objects",
-    },
+    }
+    | TRAVEL,
 )
-async def get_active_jobs(call: Call, asked: tuple[Json, Page, Order]) -> Payload:
-    """api.md 4.2."""
-    filters, part, sorting = asked
+async def get_active_jobs(call: Call, asked: Listing) -> Payload:
+    """api.md 4.2; with `at` or `seq` as it was then (8.7)."""
+    seen = call.gateway.seen
+    if asked.when is not None:
+        seen = (await past(call.gateway, asked.when)).seen
     plain = call.params.text("metrics") != "full"
-    found = lists.ordered(_visible_rows(call, filters, plain=plain), sorting, lambda row: row)
-    return Rows([encode(row) for row in part.of(found)], len(found))
+    rows = _visible_rows(call, seen, asked.filters, plain=plain)
+    found = lists.ordered(rows, asked.sorting, lambda row: row)
+    return Rows([encode(row) for row in asked.part.of(found)], len(found))
 
 
-def _visible_rows(call: Call, filters: Json, *, plain: bool) -> list[Json]:
+def _visible_rows(call: Call, seen: Seen, filters: Json, *, plain: bool) -> list[Json]:
     """The live jobs that match and that the caller may see, as rows."""
-    active = call.gateway.views.active
+    active = seen.active
     wanted = filters.get("event")
     ids = active.by_event.get(wanted, set()) if isinstance(wanted, str) else active.jobs.keys()
-    positions = jobs.Positions(call.gateway)
+    positions = jobs.Positions(seen)
     state = filters.get("state")
     rows = []
     for id in ids:
@@ -63,7 +91,7 @@ def _visible_rows(call: Call, filters: Json, *, plain: bool) -> list[Json]:
             continue
         if not call.caller.may_see(*jobs.category_and_targets(job)):
             continue
-        row = jobs.live_document(call.gateway, job, positions=positions, plain=plain, details=False)
+        row = jobs.live_document(seen, job, positions=positions, plain=plain, details=False)
         if lists.matches(row, filters):
             rows.append(row)
     return rows
@@ -78,7 +106,7 @@ def _visible_rows(call: Call, filters: Json, *, plain: bool) -> list[Json]:
 async def get_active_job_summary(call: Call, filters: Json) -> Payload:
     """api.md 8.5."""
     summary: Json = {}
-    for row in _visible_rows(call, filters, plain=True):
+    for row in _visible_rows(call, call.gateway.seen, filters, plain=True):
         event = summary.setdefault(
             row["event"], {"id": row["event"], "states": {}, "sources": {}, "targets": {}}
         )
@@ -93,23 +121,23 @@ def _count(counts: dict[str, int], key: object) -> None:
     counts[str(key)] = counts.get(str(key), 0) + 1
 
 
-def _job_and_removed(params: Params) -> tuple[str, list[str]]:
+def _one_job(params: Params) -> tuple[str, list[str], Moment | None]:
     remove = params.values.get("remove")
     if isinstance(remove, str):
         remove = [name.strip() for name in remove.split(",")]
-    return params.id(), remove if isinstance(remove, list) else []
+    return params.id(), remove if isinstance(remove, list) else [], moment(params)
 
 
 @api.endpoint(
     "get_job",
     "One job, and the token that opens its log without credentials.",
-    parse=_job_and_removed,
-    fields={"id": "string!", "remove": "array, top-level keys to leave out"},
+    parse=_one_job,
+    fields={"id": "string!", "remove": "array, top-level keys to leave out"} | TRAVEL,
 )
-async def get_job(call: Call, asked: tuple[str, list[str]]) -> Payload:
-    """api.md 4.3."""
-    id, remove = asked
-    job, record = await _readable(call, id)
+async def get_job(call: Call, asked: tuple[str, list[str], Moment | None]) -> Payload:
+    """api.md 4.3; with `at` or `seq` as it was then (8.7)."""
+    id, remove, when = asked
+    job, record = await _readable(call, id, when)
     shown = record if job is not None else await jobs.completed(call.gateway, record)
     for name in remove:
         if isinstance(name, str):
@@ -117,9 +145,14 @@ async def get_job(call: Call, asked: tuple[str, list[str]]) -> Payload:
     return {"job": shown, "token": log_token(call.gateway.secret, id)}
 
 
-async def _readable(call: Call, id: str) -> tuple[Job | None, Json]:
+async def _readable(call: Call, id: str, when: Moment | None = None) -> tuple[Job | None, Json]:
     """The job and its document, if the caller may see it; NotFound, AccessDenied."""
-    job, record = await jobs.find(call.gateway, id)
+    if when is None:
+        job, record = await jobs.find(call.gateway, id)
+    else:
+        then = await past(call.gateway, when, id)
+        job = then.seen.active.jobs.get(id)
+        record = jobs.live_document(then.seen, job) if job is not None else then.final
     if record is None:
         raise NotFound(f"Job not found: {id}")
     call.caller.require_access(record.get("category"), record.get("targets"))
@@ -164,7 +197,7 @@ async def _one_of_several(
     call: Call, id: str, stored: dict[str, Json], *, verbose: bool
 ) -> Json | None:
     job = call.gateway.views.active.jobs.get(id)
-    record = jobs.live_document(call.gateway, job) if job is not None else stored.get(id)
+    record = jobs.live_document(call.gateway.seen, job) if job is not None else stored.get(id)
     record = record or call.gateway.views.final_at_hand(id)
     if record is None or not call.caller.may_see(record.get("category"), record.get("targets")):
         return None
