@@ -10,6 +10,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -26,6 +27,14 @@ PATIENCE = (1.5, 2.5)  # seconds of silence; random, so that standbys do not rac
 STARTUP_WITHIN = 300.0
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTerm:
+    """What a snapshot keeps: the last fact of facts.term, and whether it ended a term."""
+
+    last: int
+    vacant: bool
 
 
 class Leadership:
@@ -54,6 +63,14 @@ class Leadership:
             case f.TermEnded():
                 self.last, self.vacant = recorded.sequence, True
                 self._changed.set()
+
+    def state(self) -> StoredTerm:
+        """All that `restore` needs."""
+        return StoredTerm(self.last, self.vacant)
+
+    def restore(self, state: StoredTerm) -> None:
+        """Go on from a snapshot, before anything was read."""
+        self.last, self.vacant = state.last, state.vacant
 
     def hear(self, message: dict[str, Any]) -> None:
         """Another scheduler's announcement."""

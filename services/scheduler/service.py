@@ -35,6 +35,7 @@ from services.scheduler.launching import answer_launches
 from services.scheduler.leadership import Leadership
 from services.scheduler.mailing import Mailer
 from services.scheduler.notices import Notices
+from services.scheduler.snapshots import Snapshots
 from services.scheduler.upkeep import Upkeep
 from services.scheduler.web_hooks import WebHooks
 from services.settings import Settings
@@ -74,6 +75,7 @@ class Scheduler:
         self._woken = asyncio.Event()
         self.asking = Asking(self.firing, self.definitions, self.jobs, settings, self._woken.set)
         self._leading = False
+        self.snapshots = Snapshots(self)
         self.upkeep = Upkeep(
             settings,
             ledger,
@@ -99,6 +101,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Follow, announce, answer and lead until cancelled; then resign."""
+        await self.snapshots.restore()
         self.ledger.on_reconnect.append(self.dispatching.listen_again)
         await live.listen(self.ledger, "live.server.*", self._heartbeat)
         await live.listen(self.ledger, "live.scheduler", self._announcement)
@@ -108,6 +111,7 @@ class Scheduler:
                 tasks.create_task(self.follower.run(), name="follow")
                 tasks.create_task(self.leadership.announce(), name="announce")
                 tasks.create_task(self._serve_terms(), name="lead")
+                tasks.create_task(self.snapshots.keep(), name="snapshots")
                 tasks.create_task(self.asking.run(), name="ask")
         finally:
             await self.acting.close()
