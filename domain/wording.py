@@ -24,4 +24,5 @@ def spoken_size(size: float) -> str:
     unit = 0
     while size >= 1024 and unit < len(_SIZES) - 1:
         size, unit = size / 1024, unit + 1
-    return f"{size:.2f}".rstrip("0").rstrip(".") + f" {_SIZES[unit]}"
+    name = "byte" if (size, unit) == (1, 0) else _SIZES[unit]
+    return f"{size:.2f}".rstrip("0").rstrip(".") + f" {name}"

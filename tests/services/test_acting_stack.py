@@ -162,3 +162,31 @@ def test_an_event_that_disables_itself_runs_once(client: Client) -> None:
     event = client.stack.get("get_event", id="once").json()["event"]
 
     assert event["enabled"] is False
+
+
+def test_a_process_has_its_job_labelled_while_it_runs(client: Client) -> None:
+    push = '{"xy":1,"push":{"actions":[{"type":"label","condition":"instant","enabled":true,'
+    push += '"label":"half way of {{ event }}"}]}}'
+    client.create("pushing", f"echo '{push}'; exec sleep 600")
+    job = client.run("pushing")
+
+    seen = client.job(job, lambda job: job.get("label"))
+    client.post("abort_job", id=job)
+    end = client.final(job)
+
+    assert (seen["state"], seen["label"]) == ("active", "half way of pushing")
+    assert end["code"] == "abort"
+    assert end["label"] == "half way of pushing"
+    [action] = [a for a in end["actions"] if a.get("source") == "job"]
+    assert action["code"] == 0
+
+
+def test_a_memory_limit_sees_what_the_job_holds(client: Client) -> None:
+    limits = [{"type": "mem", "enabled": True, "amount": 1, "duration": 1, "abort": True}]
+    client.create("hungry", "sleep 600", limits=limits)
+
+    end = client.final(client.run("hungry"))
+
+    assert end["description"] == (
+        "Job memory usage has exceeded maximum limit of 1 byte for 1 second."
+    )
