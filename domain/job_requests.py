@@ -108,8 +108,8 @@ def abort_reason(name: str, *, by_key: bool) -> str:
 
 
 def without_id(changes: Json) -> Json:
-    """The changes without `id`, which never changes."""
-    return {key: value for key, value in changes.items() if key != "id"}
+    """The changes without `id`, which never changes, and without internal keys (`_...`)."""
+    return {key: v for key, v in changes.items() if key != "id" and not key.startswith("_")}
 
 
 def event_of(document: Json) -> str:

@@ -5,7 +5,8 @@ What a call does is declared in routes/; how it goes is endpoint.py's.
 
 from typing import Any
 
-from litestar import Litestar, Request, Response, get
+from litestar import Litestar, Request, Response, route
+from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException, NotFoundException
 
 from domain.facts import Json
@@ -64,7 +65,7 @@ def create_app(gateway: Gateway) -> Litestar:
 
 
 def _health(gateway: Gateway) -> Any:
-    @get("/health", include_in_schema=False)
+    @route("/health", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200)
     async def health() -> Reply:
         body, status = misc.health(gateway.troubles())
         no_store = (b"cache-control", b"no-store")

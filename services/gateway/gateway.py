@@ -26,6 +26,7 @@ from services.gateway.live import LiveData
 from services.gateway.uploads import store_upload
 from services.gateway.views import REPEATABLE, Views
 from services.ledger.connection import Ledger, LedgerUnavailable, WrongSequence
+from services.ledger.enrolment import enrolment_signer
 from services.ledger.reader import Follower
 from services.settings import Settings
 
@@ -70,13 +71,14 @@ class Gateway:
         self.settings = settings
         self.ledger = ledger
         self.secret = secret
+        self.signer = enrolment_signer(settings.data_dir)
         self.clock = clock
         self.views = Views(settings.timezone)
         self.live = LiveData(self.views, clock)
         self.seen = Seen(self.views.active, self.views.activity, self.views.fleet, self.live.of)
         self.rates = KeyRates()
         self.event_rows = EventRows()
-        self.follower = Follower(ledger, self.views.apply, after=0)
+        self.follower = Follower(ledger, self.views.apply, after=0, breathe=self.views.breathe)
         self.stopping = asyncio.Event()
         self._started = False
         self._ids = 0

@@ -15,10 +15,14 @@ from projections.active_jobs import ActiveJobs
 from projections.fleet import Fleet
 from projections.job_activity import JobActivity
 from projections.job_view import LARGE_KEY, LOG_KEY, document, with_plain_metrics
+from services import logs
 from services.ledger.chunks import read_chunks
+from services.ledger.errors import ChunksMissing
 
 if TYPE_CHECKING:
     from services.gateway.gateway import Gateway
+
+log = logs.logger("jobs")
 
 # A log up to this size is part of its job's record as `output` (data.md 6.1).
 INLINE_LOG = 1024 * 1024
@@ -109,14 +113,19 @@ async def final_record(gateway: "Gateway", id: str) -> Json | None:
 
 
 async def completed(gateway: "Gateway", record: Json) -> Json:
-    """A final record as clients see it: large values and a small log filled in."""
+    """A final record as clients see it: large values and a small log filled in.
+
+    What is gone from CHUNKS (a deletion under way, a lost disk) is left out.
+    """
     shown = shown_record(record)
     for key, blob in (record.get(LARGE_KEY) or {}).items():
-        shown[key] = json.loads(await blob_bytes(gateway, blob))
-    log = log_of(record)
-    if log is not None and 0 < log.size <= INLINE_LOG:
-        shown["output"] = (await blob_bytes(gateway, log)).decode("utf-8", "replace")
-    elif log is None and shown.get("code") and shown.get("type") != "workflow":
+        if (value := await _kept_bytes(gateway, record, blob)) is not None:
+            shown[key] = json.loads(value)
+    output = log_of(record)
+    if output is not None and 0 < output.size <= INLINE_LOG:
+        if (text := await _kept_bytes(gateway, record, output)) is not None:
+            shown["output"] = text.decode("utf-8", "replace")
+    elif output is None and shown.get("code") and shown.get("type") != "workflow":
         shown["output"] = f"{shown.get('description') or ''}\n"
     return shown
 
@@ -145,10 +154,19 @@ def log_of(record: Json) -> Blob | None:
     return Blob.model_validate(log) if log else None
 
 
-async def blob_bytes(gateway: "Gateway", blob: Blob | Json) -> bytes:
-    """The bytes of a blob; only for what is known to be small."""
+async def _kept_bytes(gateway: "Gateway", record: Json, blob: Blob | Json) -> bytes | None:
+    """The bytes of a small blob; None if they are gone, which is logged."""
     blob = blob if isinstance(blob, Blob) else Blob.model_validate(blob)
-    return b"".join([part async for part in read_chunks(gateway.ledger, blob)])
+    try:
+        return b"".join([part async for part in read_chunks(gateway.ledger, blob)])
+    except ChunksMissing as error:
+        log.warning(
+            "Part of a job's record is gone",
+            action="chunks_missing",
+            job=record.get("id"),
+            reason=str(error),
+        )
+        return None
 
 
 def category_and_targets(job: Job) -> tuple[str | None, list[Any]]:

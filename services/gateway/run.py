@@ -14,10 +14,12 @@ import uvicorn
 from domain.facts import Json, LedgerFounded
 from services import logs
 from services.errors import StartupError
+from services.gateway import snapshots
 from services.gateway.app import create_app
 from services.gateway.gateway import Gateway
 from services.gateway.live import SUBJECT
 from services.ledger.connection import Ledger
+from services.ledger.enrolment import answer_enrolments
 from services.ledger.live import listen
 from services.ledger.secrets import server_secret
 from services.settings import Settings
@@ -55,11 +57,13 @@ async def _gateway(settings: Settings, ledger: Ledger, secret: bytes) -> AsyncIt
         raise StartupError("The ledger is not founded yet: start it with `jobledger up`.")
     path = settings.data_dir / "gateway" / f"history-{settings.port}.sqlite"
     gateway.views.open_history(path, founded.fact.ledger, await ledger.end())
+    await snapshots.restore(gateway)
 
     async def heard(beat: Json) -> None:
         gateway.live.heard(beat)
 
     await listen(ledger, SUBJECT, heard)
+    await answer_enrolments(ledger, gateway.signer)
     try:
         yield gateway
     finally:
@@ -85,6 +89,7 @@ async def _serve(gateway: Gateway, listener: socket.socket) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     following = asyncio.create_task(gateway.follower.run())
     ready = asyncio.create_task(_announce(gateway))
+    keeping = asyncio.create_task(snapshots.keep_snapshots(gateway))
     try:
         await asyncio.wait(
             {serving, following, gateway.views.history_failed},
@@ -98,6 +103,7 @@ async def _serve(gateway: Gateway, listener: socket.socket) -> None:
         gateway.wake_all()
         server.should_exit = True
         ready.cancel()
+        keeping.cancel()
         await asyncio.wait({serving})
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -13,19 +13,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from domain import facts as f
 from domain.facts import Json, Recorded
 from domain.job import Job
-from projections.access import Access
-from projections.active_jobs import ActiveJobs
-from projections.definitions import Definitions
-from projections.event_state import EventStates
-from projections.fleet import Fleet
+from projections import store
+from projections.access import Access, StoredAccess
+from projections.active_jobs import ActiveJobs, StoredJobs
+from projections.definitions import Definitions, StoredDefinitions
+from projections.event_state import EventStates, StoredEventStates
+from projections.fleet import Fleet, StoredFleet
 from projections.history import History
-from projections.job_activity import JobActivity
+from projections.job_activity import JobActivity, StoredActivity
 from projections.job_view import document
 from projections.store import condemn, is_damage, open_reader, open_store
 from services import logs
@@ -39,8 +41,10 @@ _BATCH = 5000
 # asks for what is not stored yet.
 _GATHER = 0.025
 _READERS = 2
+# Folding in memory is faster than SQLite: it waits when so many facts are not stored yet.
+_MOST_PENDING = 2 * _BATCH
 # Seconds between two looks at what may be forgotten.
-_SWEEP = 10.0
+_SWEEP = 1.0
 
 log = logs.logger("gateway")
 
@@ -57,11 +61,30 @@ class Watch:
         self.changed = asyncio.Event()
 
 
+@dataclass(frozen=True, slots=True)
+class ViewsState:
+    """What a snapshot keeps of Views: all that is not in SQLite, counted in days of `timezone`."""
+
+    position: int
+    timezone: str
+    definitions: StoredDefinitions
+    access: StoredAccess
+    fleet: StoredFleet
+    states: StoredEventStates
+    active: StoredJobs
+    activity: StoredActivity
+    commands: dict[str, int]
+    launches: list[float]
+    answers: dict[int, Recorded]
+    events_changed: int
+
+
 class Views:
     """All views of one gateway."""
 
     def __init__(self, zone: str = "UTC") -> None:
         self.position = 0
+        self.timezone = zone
         self.definitions = Definitions()
         self.access = Access()
         self.fleet = Fleet()
@@ -151,6 +174,50 @@ class Views:
             if sequence <= stored and not kept:
                 del self._finals[id]
 
+    # --- snapshots ---------------------------------------------------------------------------
+
+    def state(self) -> ViewsState:
+        """All that `restore` needs; not changed by what is folded later."""
+        return ViewsState(
+            position=self.position,
+            timezone=self.timezone,
+            definitions=self.definitions.state(),
+            access=self.access.state(),
+            fleet=self.fleet.state(),
+            states=self.states.state(),
+            active=self.active.state(),
+            activity=self.activity.state(),
+            commands=dict(self.commands),
+            launches=list(self.launches),
+            answers=dict(self.answers),
+            events_changed=self.events_changed,
+        )
+
+    def restore(self, state: ViewsState) -> None:
+        """Go on from a snapshot, before anything was folded."""
+        self.position = state.position
+        self.definitions.restore(state.definitions)
+        self.access.restore(state.access)
+        self.fleet.restore(state.fleet)
+        self.states.restore(state.states)
+        self.active.restore(state.active)
+        self.activity.restore(state.activity)
+        self.commands, self.launches = state.commands, deque(state.launches)
+        self.answers, self.events_changed = state.answers, state.events_changed
+
+    def kept_states(self) -> list[tuple[int, bytes]]:
+        """The snapshots in the history's file and their positions, newest first."""
+        assert self._history is not None
+        return self._history.kept_states()
+
+    async def keep_state(self, position: int, state: bytes) -> None:
+        """Keep a snapshot, once the history is stored up to its position.
+
+        Raises sqlite3.DatabaseError.
+        """
+        assert self._history is not None
+        await self._history.keep_state(position, state)
+
     # --- waiting -----------------------------------------------------------------------------
 
     @contextmanager
@@ -215,6 +282,11 @@ class Views:
         assert self._history is not None
         return await self._history.ask(ask, self.position)
 
+    async def breathe(self) -> None:
+        """Wait while folding is far ahead of storing."""
+        if self._history is not None:
+            await self._history.breathe()
+
     @property
     def history_position(self) -> int:
         """The last sequence whose rows are committed."""
@@ -245,7 +317,8 @@ class HistoryWriter:
         self._path = path
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[None] = self._loop.create_future()
-        self._history = History(open_store(path, ledger, end))
+        self._connection = open_store(path, ledger, end)
+        self._history = History(self._connection)
         self.position = self._history.position
         self._pending: list[tuple[Recorded, Json | None]] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
@@ -266,12 +339,37 @@ class HistoryWriter:
 
     async def ask(self, ask: Callable[[History], T], upto: int) -> T:
         """Ask in a reading thread, once everything up to `upto` is stored."""
+        await self._stored(upto)
+        return await self._loop.run_in_executor(self._readers, self._read, ask)
+
+    async def _stored(self, upto: int) -> None:
+        """Wait until everything up to this sequence is stored."""
         if upto > self.position:
             future: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append((upto, future))
             self._asked.set()
             await future
-        return await self._loop.run_in_executor(self._readers, self._read, ask)
+
+    async def breathe(self) -> None:
+        """Wait while too much is not stored yet, so that it does not fill the memory."""
+        if len(self._pending) > _MOST_PENDING:
+            await self._stored(self._pending[-_MOST_PENDING][0].sequence)
+
+    def kept_states(self) -> list[tuple[int, bytes]]:
+        """See store.kept_states; only before the first fact is added."""
+        return store.kept_states(self._connection)
+
+    async def keep_state(self, position: int, state: bytes) -> None:
+        """See store.keep_state; waits until the rows are stored up to there."""
+        await self._stored(position)
+        try:
+            await self._loop.run_in_executor(
+                self._writer, store.keep_state, self._connection, position, state
+            )
+        except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                self._fail(error)
+            raise
 
     def _read(self, ask: Callable[[History], T]) -> T:
         try:

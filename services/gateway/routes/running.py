@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from domain.checks import check_object, objects
 from domain.errors import BadRequest, event_rule
 from domain.event import magic_token
 from domain.facts import Actor, JobRequested, Json
@@ -48,14 +49,20 @@ def _launch(params: Params) -> Json:
         values["params"] = {}
     for name in ("test", "test_actions", "test_limits", "priority"):
         values[name] = Params(values, frozenset()).flag(name)
-    given = values.get("input")
-    if "input" in values and not isinstance(given, dict):
-        raise BadRequest("Parameter 'input' must be an object.")
-    if given and not isinstance(given.get("files", []), list):
-        raise BadRequest("Parameter 'input.files' must be an array.")
+    if "input" in values:
+        _checked_input(values["input"])
     if not isinstance(values.get("test_conditions"), list | None):
         raise BadRequest("Parameter 'test_conditions' must be an array.")
     return values
+
+
+def _checked_input(given: Any) -> Json:
+    """A job's input: an object with `data`, an object, and `files`, a list of objects."""
+    if not isinstance(given, dict):
+        raise BadRequest("Parameter 'input' must be an object.")
+    check_object(given, "data")
+    objects(given.get("files"), "files")
+    return given
 
 
 def _json_object(text: str) -> Json:
@@ -145,7 +152,7 @@ def _input(call: Call, given: Json | None) -> Json | None:
     owner = call.known.id if call.known is not None else "magic"
     uploaded = [file_record(upload, owner, call.now) for upload in call.params.uploads]
     given = given or {}
-    return given | {"files": [*given.get("files", []), *uploaded]}
+    return given | {"files": [*(given.get("files") or []), *uploaded]}
 
 
 async def _launched(call: Call, command: RunEvent) -> str:
@@ -173,10 +180,22 @@ async def _launched(call: Call, command: RunEvent) -> str:
 # --- magic links -------------------------------------------------------------------------------
 
 
+def _magic_values(params: Params) -> tuple[Json, Json | None]:
+    """Overrides of the job's params, which is all that was sent; and its input."""
+    values = dict(params.values)
+    if isinstance(text := values.pop("json", None), str):
+        values |= check_common(_json_object(text))
+    for name in values:
+        if name.startswith(OVERRIDE):
+            raise BadRequest(f"Parameter '{name}' is reserved.")
+    given = _checked_input(values.pop("input")) if isinstance(values.get("input"), dict) else None
+    return values, given
+
+
 @api.endpoint(
     "magic",
     "Run the event behind a magic link: /api/app/magic/v1/KEY, /wait may follow.",
-    parse=_launch,
+    parse=_magic_values,
     open=True,
     tails=2,
     body_wins=True,
@@ -184,8 +203,9 @@ async def _launched(call: Call, command: RunEvent) -> str:
     method="GET",
     fields={"(any)": "string, becomes a parameter of the job"},
 )
-async def magic(call: Call, values: Json) -> Payload:
+async def magic(call: Call, asked: tuple[Json, Json | None]) -> Payload:
     """api.md 7.2."""
+    params, given = asked
     if not call.tail or (len(call.tail) == 2 and call.tail[1] != "wait"):
         raise BadRequest("The link is not valid.")
     event = _event_behind(call, call.tail[0])
@@ -196,8 +216,8 @@ async def magic(call: Call, values: Json) -> Payload:
         actor=Actor(type="magic", id=str(event["id"]), address=call.address),
         event=event,
         job=call.gateway.new_id("j", call.now),
-        overrides={"params": _magic_params(call.params)},
-        input=_input(call, values.get("input")),
+        overrides={"params": params},
+        input=_input(call, given),
     )
     job = await _launched(call, command)
     if len(call.tail) == 2:
@@ -215,15 +235,3 @@ def _event_behind(call: Call, key: str) -> Json | None:
             if is_magic and trigger.get("token") == magic_token(key, id):
                 found = version.record
     return found
-
-
-def _magic_params(params: Params) -> Json:
-    """All that was sent, as overrides of the job's params."""
-    values = dict(params.values)
-    if isinstance(text := values.pop("json", None), str):
-        values |= _json_object(text)
-    values.pop("input", None)
-    for name in values:
-        if name.startswith(OVERRIDE):
-            raise BadRequest(f"Parameter '{name}' is reserved.")
-    return values
