@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -292,3 +293,16 @@ async def test_output_that_the_job_empties_stays_in_the_log(scheduler: Bench) ->
     order = await scheduler.script("echo one >&2; sleep 1; echo two > /dev/stderr; echo three >&2")
     finished = await scheduler.finished(order)
     assert await scheduler.log(finished) == "one\ntwo\nthree\n"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may run jobs under another account")
+async def test_a_job_runs_under_its_plugins_account(ledger: Ledger) -> None:
+    """uid, gid and working directory are the account's; its output is complete."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        async with bench(ledger) as scheduler, running(scheduler, Path(name)):
+            scheduler.use(uid="nobody")
+            order = await scheduler.script("id -un; touch here; stat -c %U .; echo x > /dev/stderr")
+            finished = await scheduler.finished(order)
+            assert finished.code == 0
+            assert await scheduler.log(finished) == "nobody\nnobody\nx\n"
