@@ -1,6 +1,7 @@
 """The SQLite file of a gateway's views: its tables, its position, and when it is to be rebuilt.
 
-The file is a view: it can always be thrown away and folded again from the ledger. It remembers
+The file is a view: it can always be thrown away and folded again from the ledger. Beside the
+rows it holds snapshots of what is folded in memory, never ahead of the rows. It remembers
 which ledger it was folded from and how far; a file of another ledger, or one that is ahead of
 the ledger, or one that is damaged, is replaced by an empty one (design.md 8 and 11).
 Knows nothing of what the rows mean (history.py, revisions.py) and runs no thread.
@@ -10,7 +11,9 @@ import sqlite3
 from pathlib import Path
 
 # Raise it when the tables change: older files are then rebuilt.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# Of the snapshots the last two are kept: the older one serves if the newer cannot be read.
+_KEPT_STATES = 2
 # Files up to this size (bytes) are checked page by page at every start: about 0.1 s.
 _CHECKED_SIZE = 64 * 1024 * 1024
 # Codes of errors after which the same call may succeed later.
@@ -61,6 +64,7 @@ CREATE TABLE activity_words (
     word TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (word, sequence)
 ) WITHOUT ROWID;
 CREATE INDEX activity_words_sequence ON activity_words (sequence);
+CREATE TABLE snapshots (position INTEGER PRIMARY KEY, state BLOB NOT NULL);
 """
 
 
@@ -123,6 +127,25 @@ def read_meta(connection: sqlite3.Connection, name: str) -> str | int | None:
     """One of `schema`, `ledger` and `position`; None in an empty file."""
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return None if row is None else row[0]
+
+
+def keep_state(connection: sqlite3.Connection, position: int, state: bytes) -> None:
+    """Keep a snapshot of what is folded in memory, and the one before it.
+
+    The rows must be stored up to `position`. Raises sqlite3.DatabaseError.
+    """
+    connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (position, state))
+    connection.execute(
+        "DELETE FROM snapshots WHERE position NOT IN"
+        " (SELECT position FROM snapshots ORDER BY position DESC LIMIT ?)",
+        (_KEPT_STATES,),
+    )
+
+
+def kept_states(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+    """The snapshots and their positions, newest first."""
+    rows = connection.execute("SELECT position, state FROM snapshots ORDER BY position DESC")
+    return rows.fetchall()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

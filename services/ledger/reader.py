@@ -16,7 +16,7 @@ import heapq
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -61,7 +61,8 @@ class Follower:
     `after`: the sequence up to which everything is known already. `subjects`: what to follow.
     `after_batch` is called whenever all facts at hand are applied. `consumer`: a fixed consumer
     name, for roles that may use only that one (and may look up nothing: their position is then
-    only what was applied).
+    only what was applied). `breathe` is awaited now and then while facts are applied: a reader
+    that cannot keep up makes us wait there.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Follower:
         subjects: Sequence[str] = ("facts.>",),
         after_batch: Callable[[], None] | None = None,
         consumer: str | None = None,
+        breathe: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.position = after
         self.caught_up = asyncio.Event()
@@ -82,6 +84,7 @@ class Follower:
         self._subjects = tuple(subjects)
         self._after_batch = after_batch
         self._fixed_name = consumer
+        self._breathe = breathe
         self._inbox: deque[_Message] = deque()
         self._news = asyncio.Event()
         self._reconnected = False
@@ -239,6 +242,8 @@ class _Delivery:
                 self._take(*follower._inbox.popleft())
             if self._asked <= PULL:
                 await self._pull()
+            if follower._breathe is not None:
+                await follower._breathe()
             if follower._inbox:
                 await asyncio.sleep(0)
         if follower._after_batch is not None and follower.position != before:

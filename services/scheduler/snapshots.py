@@ -116,6 +116,9 @@ class Snapshots:
                     await self.write()
                 except LedgerUnavailable as error:
                     log.warning(str(error), action="snapshot_failed")
+                except Exception:
+                    # What a snapshot saves is time at the next start: no reason to end this one.
+                    log.exception("the snapshot failed", action="snapshot_failed")
 
     async def write(self) -> None:
         """Write a snapshot of what is folded now. Raises LedgerUnavailable."""
