@@ -200,8 +200,30 @@ def on_server(spec: JobSpec, server: Json, groups: Sequence[str]) -> Json:
     document["params"] = expand_params(
         params, fields, context, defer=frozenset(), only=spec.deferred
     )
-    document.update(overrides_of({k: document["params"][k] for k in spec.deferred}))
+    document.update(sound(overrides_of({k: document["params"][k] for k in spec.deferred})))
     return document
+
+
+_TEXTS = frozenset({"tags", "targets"})
+_OBJECTS = frozenset({"actions", "limits", "jobs"})
+
+
+def sound(changes: Json) -> Json:
+    """The changes to a job without those of a wrong type, which no decision could read.
+
+    What an event says is checked when it is saved; params that override and administrators'
+    changes of a live job are not.
+    """
+    return {key: value for key, value in changes.items() if _is_sound(key, value)}
+
+
+def _is_sound(key: str, value: Any) -> bool:
+    if key in _TEXTS:
+        text = key == "targets" and isinstance(value, str)
+        return text or (isinstance(value, list) and all(isinstance(x, str) for x in value))
+    if key in _OBJECTS:
+        return isinstance(value, list) and all(isinstance(x, dict) for x in value)
+    return key not in ("params", "input") or isinstance(value, dict)
 
 
 def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset[str]:
@@ -221,7 +243,7 @@ def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset
     params = expand_params(params, field_ids, context, defer=DEFERRED)
     document["params"] = params
     document["command"] = expand_text(document["command"], context | {"params": params})
-    document.update(overrides_of({k: v for k, v in params.items() if k not in deferred}))
+    document.update(sound(overrides_of({k: v for k, v in params.items() if k not in deferred})))
     for key in ("uid", "gid"):
         locked = any(d.get("id") == key and d.get("locked") for d in _plugin_params(made))
         if locked and params.get(key):

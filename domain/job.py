@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from domain import facts as f
-from domain.assembly import JobSpec
+from domain.assembly import JobSpec, sound
 from domain.facts import Json, Recorded
 from domain.macros import overrides_of
 
@@ -279,11 +279,11 @@ def _acted(job: Job, fact: f.Fact) -> Job:
         case f.JobResumed() if job.suspended is not None:
             return _resumed(job, fact)
         case f.JobUpdateRequested():
-            return replace(job, update_asked=job.update_asked | fact.changes)
+            return replace(job, update_asked=job.update_asked | sound(fact.changes))
         case f.JobChanged():
             done = fact.changes.items()
             asked = {k: v for k, v in job.update_asked.items() if (k, v) not in done}
-            return replace(job, changes=job.changes | fact.changes, update_asked=asked)
+            return replace(job, changes=job.changes | sound(fact.changes), update_asked=asked)
         case _:
             return job
 
@@ -296,7 +296,7 @@ def _resumed(job: Job, fact: f.JobResumed) -> Job:
     changes = job.changes
     if fact.params:
         params = (job.value("params") or {}) | fact.params
-        changes = changes | {"params": params} | overrides_of(fact.params)
+        changes = changes | {"params": params} | sound(overrides_of(fact.params))
     return replace(moved, server=None, changes=changes)
 
 

@@ -308,6 +308,23 @@ def test_an_administrator_changes_a_live_job() -> None:
     assert story.advance() == []
 
 
+@pytest.mark.parametrize("key", ["tags", "targets", "actions", "limits", "params", "input"])
+def test_no_change_of_a_wrong_type_reaches_a_decision(key: str) -> None:
+    story = Story(hook()).happened(f.JobUpdateRequested, changes={key: 5})
+    story.happened(f.JobChanged, changes={key: 5})
+
+    assert story.advance() == []
+    assert story.job.value(key) != 5
+
+
+def test_no_param_overrides_a_property_with_a_wrong_type() -> None:
+    params = {"_xy_override_tags": 5, "_xy_override_targets": [{}], "_xy_override_label": "x"}
+    story = Story(overrides={"params": params})
+
+    assert (story.job.value("tags"), story.job.value("targets")) == ([], None)
+    assert story.job.value("label") == "x"
+
+
 # --- suspension
 
 
