@@ -263,7 +263,15 @@ class Dispatching:
             del self._touched[id]
             job = self.jobs.jobs.get(id)
             if job is not None and id not in self._decided:
-                yield from self._settle(job, now)
+                yield from self._settled(job, now)
+
+    def _settled(self, job: Job, now: float) -> list[Decision]:
+        """The decisions about one job; one that cannot be decided must not stop all others."""
+        try:
+            return list(self._settle(job, now))
+        except Exception:
+            log.exception("a job cannot be decided", action="job_undecidable", job=job.id)
+            return []
 
     def _settle(self, job: Job, now: float) -> Iterator[Decision]:
         """What follows from the job as it is now."""
