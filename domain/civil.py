@@ -143,6 +143,8 @@ def next_match(rule: CalendarRule, zone: str, once: bool, lo: int, hi: int) -> i
     `once` selects the policy of that name (scheduling.md 3.4); the caller decides whether the rule
     is one that it applies to. `zone` must be one of `known_zones()`.
     """
+    if lo >= hi:
+        return None
     for segments in _segments_by_year(zone, once, lo, hi):
         best: int | None = None
         for segment in segments:

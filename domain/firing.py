@@ -51,7 +51,12 @@ class Launch:
 
 
 def launch_of_fire(
-    event: str, definition: Json, anchor: int, made_of: f.MadeOf, fire: Fire
+    event: str,
+    definition: Json,
+    anchor: int,
+    made_of: f.MadeOf,
+    fire: Fire,
+    counters: f.Counters | None,
 ) -> Launch:
     """The launch of a scheduled trigger's fire; `source` becomes `plugin` where one decides."""
     plugin = fire.plugin
@@ -70,6 +75,7 @@ def launch_of_fire(
         splugin=None if plugin is None else str(plugin.get("plugin_id")),
         invisible=fire.invisible,
         ephemeral=fire.ephemeral,
+        counters=counters,
     )
 
 

@@ -468,7 +468,8 @@ def _boundary(entry: EventSchedule, at: float) -> float:
 
     The order on the ledger decides, as far as clocks of services may differ.
     """
-    reached = max([entry.settled, *(due for _, due in entry.fired)])
+    settled = entry.settled if entry.settled > entry.stretches[0].after else at  # no set cursor
+    reached = max([settled, *(due for _, due in entry.fired)])
     return reached if at < reached < at + SKEW else at
 
 

@@ -23,7 +23,7 @@ from domain.firing import (
     rules_of,
 )
 from domain.trigger_plugin import Answer, Question, Refused
-from domain.triggers import CatchUp, Fire, Minute, catch_up, floor60, next_due
+from domain.triggers import CatchUp, Fire, Minute, catch_up, floor60, minutes_between, next_due
 from projections.active_jobs import ActiveJobs
 from projections.event_state import EventStates
 from projections.schedule import EventSchedule, Schedule, Stretch, counter_after
@@ -41,11 +41,15 @@ Decision = tuple[str, f.Fact]
 
 @dataclass(slots=True)
 class _Reached:
-    """How far an event was evaluated in this term, beyond what the ledger says."""
+    """How far an event was evaluated in this term, beyond what the ledger says.
+
+    behind: there was more than one round takes, so what comes next may be old
+    """
 
     stretch: Stretch
     position: float
     nth: int | None
+    behind: bool = False
 
 
 class Firing:
@@ -176,45 +180,47 @@ class Firing:
     def _evaluate(self, event: str, now: float, room: int) -> tuple[list[Decision], int]:
         """The decisions about an event that is due, and how many due minutes were looked at."""
         entry, reached = self.schedule.events.get(event), self._reached.get(event)
-        self._due.pop(event, None)
-        if (
-            entry is None
-            or reached is None
-            or not any(s is reached.stretch for s in entry.stretches)
-        ):
+        due = self._due.pop(event, now)
+        if entry is None or reached is None or not _holds(entry, reached.stretch):
             self.arm(event)
             return [], 0
-        found = self._look(reached, now)
+        found = self._look(reached, due, now)
         if found.missed is not None and self._asked.get(event):
             return [], 0  # armed again with the answer: facts of an event are in order of time
         decisions = self._missed(event, entry, reached, found, now)
-        launches, cut = self._launches(event, entry, reached.stretch, found, now, room)
+        launches, cut = self._launches(event, entry, reached, found, now, room)
         decisions += launches
         if cut is None:
             reached.position, reached.nth = found.position, found.nth
         else:
             reached.position, reached.nth = cut
-        if cut is not None or not found.done:
+        reached.behind = cut is not None or not found.done
+        if reached.behind:
             self._due[event] = now  # after everybody else who is due now
             heapq.heappush(self._heap, (now, event))
         else:
             self.arm(event)
         return decisions, len(found.minutes) + (found.missed.count if found.missed else 0)
 
-    def _look(self, reached: _Reached, now: float) -> CatchUp:
-        """What of the stretch is launched and what is given up.
+    def _look(self, reached: _Reached, due: float, now: float) -> CatchUp:
+        """What of the stretch is launched and what is given up; nothing is due before `due`.
 
         nth counts every due minute, missed ones too: so a counter depends on time alone.
         """
         stretch, plan = reached.stretch, reached.stretch.plan
         end = now if stretch.upto is None else min(now, stretch.upto)
+        young = due > now - self.settings.misfire_grace
+        if young and not reached.behind and reached.position < end:
+            minutes = tuple(minutes_between(plan, reached.position, end, nth=reached.nth))
+            nth = _counter(minutes, len(minutes), reached.nth)
+            return CatchUp(minutes, None, end, nth, done=True)  # in time: nothing to give up
         grace = max(0.0, self.settings.misfire_grace - (now - end))
         found = catch_up(plan, reached.position, end, nth=reached.nth, grace=grace)
-        young = self._given_up_to(reached, now)
-        if plan.every is None or plan.catchup is not None or young <= reached.position:
+        given_up = self._given_up_to(reached, now)
+        if plan.every is None or plan.catchup is not None or given_up <= reached.position:
             return found
-        nth = counter_after(plan, reached.position, young, reached.nth)
-        return replace(catch_up(plan, young, end, nth=nth, grace=grace), missed=found.missed)
+        nth = counter_after(plan, reached.position, given_up, reached.nth)
+        return replace(catch_up(plan, given_up, end, nth=nth, grace=grace), missed=found.missed)
 
     def _given_up_to(self, reached: _Reached, now: float) -> float:
         """The second up to which nothing is launched any more without catch-up."""
@@ -257,30 +263,33 @@ class Firing:
         self,
         event: str,
         entry: EventSchedule,
-        stretch: Stretch,
+        reached: _Reached,
         found: CatchUp,
         now: float,
         room: int,
     ) -> tuple[list[Decision], tuple[float, int | None] | None]:
         """The launches of due minutes; and where to go on, if there was no room for all."""
         decisions: list[Decision] = []
+        stretch = reached.stretch
         made_of = self.schedule.made_of(stretch)
         taken = 0
         for place, minute in enumerate(found.minutes):
             for fire in minute.fires:
                 if (fire.trigger, fire.due) in entry.fired:
                     continue
-                launch = launch_of_fire(event, stretch.definition, stretch.anchor, made_of, fire)
-                if minute.complete and fire is minute.fires[-1]:
-                    counters = f.Counters(cursor=fire.due, nth=minute.nth)
-                    launch = replace(launch, counters=counters)
+                last = minute.complete and fire is minute.fires[-1]
+                counters = f.Counters(cursor=fire.due, nth=minute.nth) if last else None
+                launch = launch_of_fire(
+                    event, stretch.definition, stretch.anchor, made_of, fire, counters
+                )
                 taken += 1
                 if fire.plugin is None:
                     decisions.append(self._launch(launch, now))
                 else:
                     self._ask(launch, stretch, fire)
             if taken >= room and minute.fires and place + 1 < len(found.minutes):
-                return decisions, (float(minute.fires[-1].due), _counter(found.minutes, place))
+                nth = _counter(found.minutes, place + 1, reached.nth)
+                return decisions, (float(minute.fires[-1].due), nth)
         return decisions, None
 
     # --- one launch ----------------------------------------------------------------------------
@@ -293,12 +302,14 @@ class Firing:
             limit = self.settings.max_jobs_per_min
             reason = f"Global jobs per minute limit has been reached ({limit}/min)"
         if reason is not None:
-            return launch.job, rejected(launch, reason, actor=self.actor, at=now)
+            refusal = rejected(launch, reason, actor=self.actor, at=now)
+            return refusal.job, refusal
         assert minute is not None
         self._requested[launch.event] += 1
         self._braked[minute] += 1
         not_before = float(minute) if minute > now else 0.0
-        return launch.job, requested(launch, actor=self.actor, at=now, not_before=not_before)
+        request = requested(launch, actor=self.actor, at=now, not_before=not_before)
+        return request.job, request
 
     def _refusal(self, launch: Launch, now: float) -> str | None:
         made_of = launch.made_of
@@ -402,6 +413,6 @@ def _following(entry: EventSchedule, reached: _Reached) -> _Reached:
     return _Reached(stretch, stretch.after, nth if stretch.nth is None else stretch.nth)
 
 
-def _counter(minutes: Sequence[Minute], place: int) -> int | None:
-    """The counter after the minute at `place`; the last that moved it says."""
-    return next((m.nth for m in reversed(minutes[: place + 1]) if m.nth is not None), None)
+def _counter(minutes: Sequence[Minute], places: int, nth: int | None) -> int | None:
+    """The counter after so many of the minutes; the last that moved it says, or else `nth`."""
+    return next((m.nth for m in reversed(minutes[:places]) if m.nth is not None), nth)

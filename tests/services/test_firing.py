@@ -340,6 +340,14 @@ def test_a_future_cursor_outlives_other_changes(clock: Clockwork) -> None:
     assert clock.fired() == [360]
 
 
+def test_a_future_cursor_ends_with_catch_up(clock: Clockwork) -> None:
+    clock.event(MINUTELY, on("catchup"), counters=f.Counters(cursor=NOON))
+    clock.now = NOON - 10
+    clock.update(triggers=[MINUTELY])
+    clock.at(NOON + 1)
+    assert clock.fired() == [0]
+
+
 def test_a_cursor_in_the_past_replays_and_one_in_the_present_skips_a_backlog(
     clock: Clockwork,
 ) -> None:
@@ -770,3 +778,30 @@ def test_every_due_time_has_one_job_whatever_happens_to_leaders(
     assert history.fired() == history.model.expected
     assert max(Counter(history.keys()).values(), default=1) == 1
     assert history.clock.missed() == 0
+
+
+GAPS = st.one_of(
+    st.tuples(st.just("gap"), st.integers(30, 1500)),
+    st.tuples(st.just("wait"), st.integers(1, 200)),
+    st.tuples(st.just("die"), st.lists(st.integers(0, 4), max_size=3)),
+    st.tuples(st.just("triggers"), TRIGGERS),
+    st.tuples(st.sampled_from(["event", "master"]), st.booleans()),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(TRIGGERS, st.lists(GAPS, max_size=10))
+def test_every_due_time_is_launched_or_counted_as_missed_once(
+    triggers: list[Json], steps: list[tuple[str, Any]]
+) -> None:
+    history = History(triggers)
+    for name, value in steps:
+        if name == "gap":
+            history.clock.now += value
+        else:
+            history.play((name, value))
+    history._wait(130)
+    history.model.advance(history.clock.now)
+    fired, expected = history.fired(), history.model.expected
+    assert fired <= expected
+    assert fired.total() + history.clock.missed() == expected.total()

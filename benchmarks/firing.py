@@ -1,0 +1,95 @@
+"""How long the leader's clockwork takes: `python -m benchmarks.firing [EVENTS]`.
+
+Prints a table: the begin of a term, a minute in which 2,000 events are due, a tick, the preview.
+Knows no NATS: facts are folded, decisions are thrown away.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+from domain import facts as f
+from domain.subjects import subject_of
+from projections.active_jobs import ActiveJobs
+from projections.definitions import Definitions
+from projections.event_state import EventStates
+from projections.schedule import Schedule
+from projections.upcoming_jobs import upcoming_jobs
+from services.scheduler.firing import Firing
+from services.settings import Settings
+
+NOON = 1_800_014_400
+DUE_TOGETHER = 2000
+WHO = f.Actor(type="system", id="bench")
+
+
+def main(events: int) -> None:
+    """Measure and print."""
+    facts = _facts(events)
+    definitions = Definitions()
+    schedule = Schedule(definitions, zone="UTC", dst_policy="literal")
+    states, jobs = EventStates("UTC"), ActiveJobs(definitions)
+    firing = Firing(schedule, Settings(timezone="UTC"), states, jobs)
+
+    def fold(new: list[f.Fact]) -> None:
+        for fact in new:
+            recorded = f.Recorded(schedule.position + 1, subject_of(fact), fact)
+            for view in (definitions, schedule, states, jobs):
+                view.apply(recorded)
+
+    def due() -> list[f.Fact]:
+        found = firing.decide(NOON + 0.01)
+        return [fact for _, fact in found] + (due() if len(found) == 1000 else [])
+
+    fold([f.CatalogCreated(at=0, actor=WHO, type="category", id="general", record={})])
+    fold([f.CatalogCreated(at=0, actor=WHO, type="plugin", id="shellplug", record={})])
+    _row(f"fold {events} events", lambda: fold(facts))
+    _row("begin a term", lambda: firing.begin(WHO, NOON - 10))
+    decided: list[f.Fact] = []
+    _row(f"decide {DUE_TOGETHER} due together", lambda: decided.extend(due()))
+    assert sum(isinstance(fact, f.JobRequested) for fact in decided) == DUE_TOGETHER
+    _row(f"fold {len(decided)} decisions", lambda: fold(decided))
+    _row("begin the next term", lambda: firing.begin(WHO, NOON + 1))
+    tick = f.TickFired(at=NOON + 2, actor=WHO, cause=schedule.position, evaluated=NOON + 2)
+    _row("fold a tick", lambda: fold([tick]))
+    _row("preview of 100 rows", lambda: upcoming_jobs(schedule, NOON + 3))
+    switches = [f.MasterSwitched(at=NOON + s, actor=WHO, enabled=s == 5) for s in (4, 5)]
+    _row("scheduling off and on", lambda: fold(switches))
+
+
+def _facts(events: int) -> list[f.Fact]:
+    return [
+        f.EventCreated(
+            at=NOON - 60,
+            actor=WHO,
+            event=f"e{number}",
+            definition={
+                "id": f"e{number}",
+                "title": f"Event {number}",
+                "enabled": True,
+                "category": "general",
+                "plugin": "shellplug",
+                "params": {"script": "true"},
+                "triggers": [
+                    {
+                        "type": "schedule",
+                        "enabled": True,
+                        "timezone": "Europe/Berlin",
+                        "hours": [13] if number < DUE_TOGETHER else [number % 12],
+                        "minutes": [0 if number < DUE_TOGETHER else number % 59 + 1],
+                    }
+                ],
+            },
+        )
+        for number in range(events)
+    ]
+
+
+def _row(name: str, work: Callable[[], object]) -> None:
+    started = time.perf_counter()
+    work()
+    print(f"{name:<32} {1000 * (time.perf_counter() - started):9.1f} ms")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
