@@ -209,7 +209,9 @@ async def test_an_erased_fire_is_not_fired_again(ledger: Ledger, tmp_path: Path)
     async with leading_scheduler(ledger, tmp_path) as scheduler:
         await until("the fold", lambda: scheduler.follower.caught_up.is_set())
         assert scheduler.schedule.events["backup"].settled >= due
-        assert scheduler.states.states["backup"].cursor == int(due)
+        cursor = scheduler.states.states["backup"].cursor
+        assert cursor is not None
+        assert cursor >= due
 
 
 async def test_one_file_of_a_job_can_be_erased(api: Api, ledger: Ledger) -> None:
