@@ -55,7 +55,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("data"), description="Where everything of this machine is kept.")
     nats: str | None = Field(
-        None, description="URL of NATS, or @FILE that holds it; default: what DIR/run/nats.url says"
+        None, description="URL of NATS, or @FILE that holds it; default: what DIR/run says"
     )
     host: str = Field("127.0.0.1", description="Address on which the API listens.")
     port: int = Field(5522, ge=1, le=65535, description="Port on which the API listens.")
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     mail_password_file: Path | None = Field(None, description="File with that account's password.")
     max_emails_per_day: int = Field(0, ge=0, description="Emails per day; 0 = no limit.")
     retention_days: float = Field(
-        0, ge=0, description="Finished jobs older than this many days are to be erased; 0 = never."
+        0, ge=0, description="Finished jobs older than this many days are erased; 0 = never."
     )
     disk_reserve: int = Field(
         256 * MEBIBYTE, ge=0, description="Writes are refused below this many free bytes."
@@ -132,13 +132,20 @@ class Settings(BaseSettings):
 
     @property
     def nats_url(self) -> str:
-        """The URL of NATS with all that is needed to connect; ConfigError where none is known.
+        """The URL of NATS for whoever owns the data directory; see `nats_url_for`."""
+        return self.nats_url_for("owner")
+
+    def nats_url_for(self, role: str) -> str:
+        """The URL of NATS with all that a role needs to connect; ConfigError where none is known.
 
         A URL holds credentials, so it may be given as `@FILE`, which no process list shows.
         """
         if self.nats and not self.nats.startswith("@"):
             return self.nats
-        path = Path(self.nats[1:]) if self.nats else self.run_dir / "nats.url"
+        own = self.run_dir / f"{role}.url"
+        path = Path(self.nats[1:]) if self.nats else own
+        if not self.nats and not own.exists():
+            path = self.run_dir / "nats.url"
         try:
             return path.read_text(encoding="utf-8").strip()
         except OSError as error:
