@@ -123,6 +123,27 @@ def condemn(path: Path) -> None:
     _condemned(path).touch()
 
 
+def take_over(path: Path) -> bool:
+    """Whether nobody else has this file open; a missing or damaged one is free as well."""
+    if not path.exists():
+        return True
+    connection = sqlite3.connect(path, timeout=0.2)
+    try:
+        # Leaving the WAL needs the file for oneself.
+        mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+        return str(mode) == "delete"
+    except sqlite3.DatabaseError as error:
+        return is_damage(error)
+    finally:
+        connection.close()
+
+
+def remove_store(path: Path) -> None:
+    """Remove the file with all that belongs to it; fine if it is not there."""
+    _remove(path)
+    _condemned(path).unlink(missing_ok=True)
+
+
 def read_meta(connection: sqlite3.Connection, name: str) -> str | int | None:
     """One of `schema`, `ledger` and `position`; None in an empty file."""
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()

@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from services.cli import demo, nats, services, up
+from services.cli import (
+    backup,
+    demo,
+    nats,
+    rebuild,
+    replay,
+    restore,
+    retention,
+    services,
+    up,
+    verify,
+)
 from services.errors import StartupError
 
 app = typer.Typer(
@@ -44,6 +55,12 @@ app.command(rich_help_panel="One service")(services.gateway)
 app.command(rich_help_panel="One service")(services.scheduler)
 app.command(rich_help_panel="One service")(services.runner)
 app.command(rich_help_panel="One service")(nats.nats)
+app.command(rich_help_panel="The ledger")(verify.verify)
+app.command(rich_help_panel="The ledger")(replay.replay)
+app.command(rich_help_panel="The ledger")(rebuild.rebuild)
+app.command(rich_help_panel="The ledger")(retention.retention)
+app.command(rich_help_panel="The ledger")(backup.backup)
+app.command(rich_help_panel="The ledger")(restore.restore)
 
 
 def run() -> None:

@@ -84,23 +84,18 @@ async def refold(
 async def compare(ledger: Ledger, path: Path, *, ledger_id: str, progress: Progress) -> Comparison:
     """Fold the ledger up to where the view is, and compare all rows.
 
-    Raises DatabaseError if the view cannot even be read, LedgerUnavailable, UnreadableFact.
+    Raises LedgerUnavailable, UnreadableFact.
     """
     with TemporaryDirectory(prefix="jobledger-verify-") as folder:
         copy, fresh = Path(folder) / "copy.sqlite", Path(folder) / "fresh.sqlite"
-        await asyncio.to_thread(_copy, path, copy)
         found = Comparison(path)
-        with closing(open_reader(copy)) as connection:
-            if read_meta(connection, "schema") != SCHEMA_VERSION:
-                found.stale = True
-                return found
-            if read_meta(connection, "ledger") != ledger_id:
-                _tell(found, "the view belongs to another ledger")
-                return found
-            found.position = int(read_meta(connection, "position") or 0)
-        end = await ledger.end()
-        if found.position > end:
-            _tell(found, f"the view is at {found.position}, but the ledger ends at {end}")
+        try:
+            await asyncio.to_thread(_copy, path, copy)
+            comparable = _look(found, copy, ledger_id, await ledger.end())
+        except sqlite3.DatabaseError as error:
+            _tell(found, f"the view cannot be read: {error}")
+            return found
+        if not comparable:
             return found
         await refold(ledger, fresh, ledger_id=ledger_id, upto=found.position, progress=progress)
         # What was erased since then is missing from the fresh fold, rightly.
@@ -109,6 +104,21 @@ async def compare(ledger: Ledger, path: Path, *, ledger_id: str, progress: Progr
         excused |= {sequence for fact in since for sequence, _ in fact.erased}
         await asyncio.to_thread(_compare_tables, found, copy, fresh, excused)
         return found
+
+
+def _look(found: Comparison, copy: Path, ledger_id: str, end: int) -> bool:
+    """Whether the rows can be compared; what else there is to say is told."""
+    with closing(open_reader(copy)) as connection:
+        made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+        if not made or read_meta(connection, "schema") != SCHEMA_VERSION:
+            found.stale = True
+            return False
+        found.position = int(read_meta(connection, "position") or 0)
+        if read_meta(connection, "ledger") != ledger_id:
+            _tell(found, "the view belongs to another ledger")
+        elif found.position > end:
+            _tell(found, f"the view is at {found.position}, but the ledger ends at {end}")
+    return found.sound
 
 
 def _copy(path: Path, copy: Path) -> None:

@@ -22,6 +22,8 @@ from services.ledger.raw import overwrite, raw_at, raw_on, read_raw
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
 
+JOB_SUBJECTS = ("facts.job.*.*", "facts.order.*", "facts.report.*", "facts.queue.*")
+"""Where facts of jobs stand, and what tells that one is over."""
 # Single facts asked for at the same time.
 _AT_ONCE = 32
 # While a range is read, jobs that are over wait until this many newer ones were seen: the facts

@@ -7,7 +7,7 @@ headers and payload undecoded. Knows nothing of what the facts mean.
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ async def read_raw(
     upto: int,
     subjects: Sequence[str] = ("facts.>",),
     stream: str = reading.STREAM,
-) -> AsyncIterator[list[RawFact]]:
+) -> AsyncGenerator[list[RawFact], None]:
     """The facts after `after` up to `upto`, in order, in batches of up to a thousand.
 
     Goes on by itself after a lost connection. Raises LedgerUnavailable if that lasts a minute.

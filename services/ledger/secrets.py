@@ -34,6 +34,11 @@ def server_secret(data_dir: Path) -> bytes:
     return secret
 
 
+def audit_key(secret: bytes) -> bytes:
+    """The key of the audit chain's seals (domain/audit.py)."""
+    return _digest(secret, "audit chain")
+
+
 def csrf_token(secret: bytes, session: str) -> str:
     """64 hex digits that go with one session id (api.md 1.4)."""
     return _digest(secret, f"csrf {session}").hex()

@@ -19,14 +19,13 @@ from domain.facts import Recorded
 from projections.active_jobs import ActiveJobs
 from services.ledger import reading
 from services.ledger.connection import Ledger
-from services.ledger.erasing import erase, facts_at, gather, leftovers
+from services.ledger.erasing import JOB_SUBJECTS, erase, facts_at, gather, leftovers
 from services.ledger.raw import raw_on, read_raw
 from services.ledger.streams import SNAPSHOTS
 from services.scheduler.sealing import Record, Sealing
 from services.settings import Settings
 
 PROGRESS = "snapshots.erasing"
-JOB_SUBJECTS = ("facts.job.*.*", "facts.order.*", "facts.report.*", "facts.queue.*")
 # Deletions recorded at once, and carried out before the next ones are.
 AT_ONCE = 50
 # Seconds between two jobs that are erased: others need the disk as well.

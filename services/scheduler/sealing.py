@@ -5,8 +5,6 @@ that every fact that is gone was sealed when it was there. Knows nothing of what
 """
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -16,6 +14,7 @@ from domain.audit import CHECKPOINT, NO_HASH, RawFact, fact_hash, seal
 from domain.facts import Recorded
 from services.ledger.connection import Ledger
 from services.ledger.raw import read_raw
+from services.ledger.secrets import audit_key
 
 # A seal covers at most this many facts: it is some 20 KB then, and read within 50 ms.
 MOST = 5000
@@ -26,11 +25,6 @@ LOOK = 1.0
 log = structlog.get_logger()
 
 Record = Callable[[Sequence[f.Fact]], Awaitable[list[int]]]
-
-
-def audit_key(secret: bytes) -> bytes:
-    """The key of the seals: the server secret is used for nothing but deriving others."""
-    return hmac.digest(secret, b"audit chain", hashlib.sha256)
 
 
 class Sealing:

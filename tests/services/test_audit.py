@@ -16,8 +16,7 @@ from services.ledger.auditing import audit, erased_in
 from services.ledger.connection import Ledger
 from services.ledger.founding import found
 from services.ledger.raw import overwrite
-from services.ledger.secrets import server_secret
-from services.scheduler.sealing import audit_key
+from services.ledger.secrets import audit_key, server_secret
 from tests.services.deletion_kit import everything, gone, leading_scheduler, write_job
 from tests.services.gateway_kit import EVENT, running_gateway
 

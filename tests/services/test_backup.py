@@ -14,8 +14,7 @@ from services.ledger.chunks import read_chunks
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from services.ledger.founding import found
-from services.ledger.secrets import server_secret
-from services.scheduler.sealing import audit_key
+from services.ledger.secrets import audit_key, server_secret
 from tests.services.deletion_kit import (
     everything,
     gone,
