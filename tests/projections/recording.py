@@ -75,7 +75,7 @@ class Book:
                 description="",
                 ended=self.now,
                 log=f.Blob(sequences=[1], size=5, sha256=""),
-            )  # fmt: skip
+            )
         )
 
     def tagged(self, job: str, *tags: str) -> int:

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -187,7 +188,8 @@ class Stack:
 
     async def ended(self, *jobs: str) -> list[f.JobCompleted]:
         for job in jobs:
-            await self.book.until(f"the end of {job}", lambda: self.book.of(f.JobCompleted, job))
+            end = partial(self.book.of, f.JobCompleted, job)
+            await self.book.until(f"the end of {job}", end)
         found = [self.book.of(f.JobCompleted, job) for job in jobs]
         assert all(len(x) == 1 for x in found)
         return [x[0].fact for x in found]  # type: ignore[misc]
