@@ -25,7 +25,7 @@ def made(document: dict[str, object], **secrets: str) -> dict[str, str]:
         secrets=secrets,
         account=ACCOUNT,
         job_log="/spool/j1.out",
-        cwd="/work/j1",
+        cwd="/jobs/j1",
         base_url="http://x",
     ).variables
 
@@ -45,7 +45,7 @@ def test_params_and_data_reach_the_environment_under_word_names() -> None:
     assert env["none"] == ""
     assert (env["data_city"], env["data_n"]) == ("Bern", "2")
     assert env["FROM_CONFIG"] == "yes"
-    assert (env["JOB_NOW"], env["USER"], env["PWD"]) == ("1700000000", "ann", "/work/j1")
+    assert (env["JOB_NOW"], env["USER"], env["PWD"]) == ("1700000000", "ann", "/jobs/j1")
 
 
 @pytest.mark.parametrize(
