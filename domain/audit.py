@@ -7,6 +7,7 @@ names. Pure: knows neither NATS nor where the key comes from.
 """
 
 import hmac
+import re
 from array import array
 from base64 import b64decode, b64encode
 from bisect import bisect_left
@@ -23,6 +24,7 @@ NO_HASH = bytes(32)
 # Bytes of the keyed tag of each fact in a seal: they say which fact was altered.
 _TAG = 3
 _MOST_PROBLEMS = 1000
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Erased:
     def add(self, tombstone: f.JobDeleted) -> None:
         """Take in a recorded deletion; `sort` must follow before anything is asked."""
         for sequence, digest in tombstone.erased:
-            if len(digest) == 64:
+            if _HEX.fullmatch(digest) and bytes.fromhex(digest) != NO_HASH:
                 self._sequences.append(sequence)
                 self._hashes += bytes.fromhex(digest)
 
@@ -140,7 +142,6 @@ class Auditor:
         self._next = 1
         self._open: deque[bytes] = deque()
         """The hashes of the facts after the last seal."""
-        self._missing: list[int] = []
         self.findings = Findings()
 
     def take(self, fact: RawFact) -> None:
@@ -162,32 +163,29 @@ class Auditor:
     def finish(self, end: int) -> Findings:
         """The findings, once every fact up to the ledger's `end` was taken."""
         self._skip(end + 1)
-        self._tell_missing()
         self.findings.unsealed = len(self._open)
         self.findings.end = max(end, self._next - 1)
         return self.findings
 
     def _skip(self, upto: int) -> None:
         """Account for the facts that are not there."""
+        missing: list[int] = []
         for sequence in range(self._next, upto):
             named = self._erased.of(sequence)
             if named:
                 self.findings.erased += 1
+                self._tell_missing(missing)
             else:
-                self._miss(sequence)
+                missing.append(sequence)
             self._open.append(named[0] if named else NO_HASH)
+        self._tell_missing(missing)
         self._next = max(self._next, upto)
 
-    def _miss(self, sequence: int) -> None:
-        if self._missing and self._missing[-1] != sequence - 1:
-            self._tell_missing()
-        self._missing.append(sequence)
-
-    def _tell_missing(self) -> None:
-        if self._missing:
+    def _tell_missing(self, missing: list[int]) -> None:
+        if missing:
             text = "missing, and no recorded deletion names it"
-            self._report(self._missing[0], self._missing[-1], text)
-            self._missing.clear()
+            self._report(missing[0], missing[-1], text)
+            missing.clear()
 
     def _check_seal(self, fact: RawFact) -> None:
         try:
@@ -240,7 +238,10 @@ def _has_tag(key: bytes, sealed: f.ChainSealed, place: int, one: bytes) -> bool:
 def _altered(
     key: bytes, sealed: f.ChainSealed, hashes: Sequence[bytes]
 ) -> Iterator[tuple[int, int]]:
-    """The facts whose tags differ; the whole range if the tags themselves tell nothing."""
+    """The facts whose tags differ; the whole range if the tags themselves tell nothing.
+
+    What is missing was told already.
+    """
     try:
         tags = b64decode(sealed.tags, validate=True)
     except ValueError:
@@ -254,4 +255,5 @@ def _altered(
         yield sealed.first, sealed.last
         return
     for sequence in wrong:
-        yield sequence, sequence
+        if hashes[sequence - sealed.first] != NO_HASH:
+            yield sequence, sequence
