@@ -199,8 +199,8 @@ class _Pull:
 
     def _take_status(self, headers: dict[str, str]) -> None:
         status, why = headers.get("Status"), headers.get("Description", "")
-        if status == "100":
-            return
+        if status == "100" or why.startswith("Batch Completed"):
+            return  # a full pull is known by its count; this may come during the next one
         if status not in ("404", "408") and not why.startswith("Message Size Exceeds MaxBytes"):
             self.trouble = f"{status} {why}"
         self.ended = True
