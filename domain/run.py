@@ -15,6 +15,7 @@ from domain.checks import bounded, strings
 from domain.errors import BadRequest, event_rule
 from domain.event import check_references, check_shape
 from domain.facts import Json
+from domain.file_limit import pruned
 from domain.known import Known
 from domain.limits import first_enabled
 from domain.plugins import (
@@ -125,6 +126,8 @@ def decide_run(
     plugin = str(overrides.get("plugin") or event.get("plugin"))
     check_plugin_enabled(known.record("plugin", plugin), plugin, test=command.test)
     _check_queue(overrides.get("limits", event.get("limits")), made, command)
+    if command.by is None:
+        _check_files(command.input, event, made)
     invisible, ephemeral = overrides.pop("invisible", False), overrides.pop("ephemeral", False)
     request = f.JobRequested(
         at=now,
@@ -197,6 +200,19 @@ def _check_merged(event: Json, overrides: Json, known: Known, now: float) -> Non
         check_values(plugin.get("params"), params, skip=owned)
     if fields:
         check_values(fields, params)
+
+
+def _check_files(given: Json | None, event: Json, made: Made) -> None:
+    """A magic link's files are refused where other launches would leave them out (api.md 7.2)."""
+    limits = [
+        limit
+        for record in (event, made.category, made.config)
+        for limit in record.get("limits") or []
+        if isinstance(limit, dict)
+    ]
+    _, remarks = pruned((given or {}).get("files") or [], first_enabled(limits, "file"))
+    if remarks:
+        raise event_rule(remarks[0])
 
 
 def _check_queue(own: object, made: Made, command: RunEvent) -> None:

@@ -1,4 +1,4 @@
-"""Answers runners that ask for what they shall run (design.md 7).
+"""Answers runners that ask for what they shall run, and for its input files (design.md 7, 14).
 
 Any scheduler answers, leader or not: a job assigned to that server is enough. One that has not
 read the order yet waits a little. The server is taken from the subject, which NATS permissions
@@ -10,11 +10,15 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import structlog
 from nats.aio.msg import Msg
+from pydantic import ValidationError
 
 from domain.dispatch import launch_of
-from domain.facts import Json
+from domain.facts import Blob, Json
 from domain.job import Job
+from services.ledger.chunks import CHUNK, read_range
+from services.ledger.errors import ChunksMissing, LedgerUnavailable
 
 if TYPE_CHECKING:
     from services.scheduler.service import Scheduler
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 SUBJECT = "live.launch.*"
 QUEUE = "schedulers"
 BEHIND = 2.0  # seconds that a scheduler may need to read the order
+
+log = structlog.get_logger()
 
 
 async def answer_launches(scheduler: "Scheduler") -> None:
@@ -38,12 +44,19 @@ async def answer_launches(scheduler: "Scheduler") -> None:
 
 async def _answer(scheduler: "Scheduler", message: Msg) -> None:
     server = message.subject.rsplit(".", 1)[-1]
+    headers: dict[str, str] | None = None
     try:
         asked = json.loads(message.data)
-        reply = await _launch(scheduler, server, asked)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reply = {"error": f"The request is malformed: {error}"}
-    await scheduler.ledger.publish(message.reply, json.dumps(reply).encode())
+        if "file" in asked:
+            data, headers = await _file_part(scheduler, server, asked)
+        else:
+            data = json.dumps(await _launch(scheduler, server, asked)).encode()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        data = json.dumps({"error": f"The request is malformed: {error}"}).encode()
+    except LedgerUnavailable as error:
+        log.warning("A runner must ask again", action="launch_unanswered", reason=str(error))
+        return
+    await scheduler.ledger.publish(message.reply, data, headers=headers)
 
 
 async def _launch(scheduler: "Scheduler", server: str, asked: Json) -> Json:
@@ -60,6 +73,26 @@ async def _launch(scheduler: "Scheduler", server: str, asked: Json) -> Json:
     if asked.get("need_launch"):
         reply["launch"] = launch_of(job)
     return reply
+
+
+async def _file_part(
+    scheduler: "Scheduler", server: str, asked: Json
+) -> tuple[bytes, dict[str, str]]:
+    """The bytes of an input file from `offset` on, one chunk at most; none at its end."""
+    await scheduler.follower.reached(int(asked["order"]), BEHIND)
+    job = scheduler.jobs.jobs.get(asked["job"])
+    if job is None or not _owns(job, server, asked):
+        return b"", {"File-Error": "The job is not assigned to this server."}
+    given = (job.spec.document.get("input") or {}).get("files") or []
+    file = next((one for one in given if one.get("id") == asked["file"]), {})
+    try:
+        blob = Blob.model_validate(file.get("blob"))
+        parts = [part async for part in read_range(scheduler.ledger, blob, asked["offset"], CHUNK)]
+    except (ValidationError, ChunksMissing) as error:
+        missing = isinstance(error, ValidationError)
+        reason = "Its bytes were never uploaded." if missing else str(error)
+        return b"", {"File-Error": f"Input file not found: {file.get('filename')}. {reason}"}
+    return b"".join(parts), {"File-Size": str(blob.size)}
 
 
 def _owns(job: Job, server: str, asked: Json) -> bool:
