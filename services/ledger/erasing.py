@@ -17,7 +17,7 @@ from domain.audit import RawFact, fact_hash
 from domain.deletion import Gathering, JobFacts, chunk_subjects, job_of, readable
 from domain.subjects import job_subject
 from services.ledger.chunks import purge_chunks
-from services.ledger.raw import overwrite, raw_at, raw_on, read_raw
+from services.ledger.raw import raw_at, raw_on, read_raw, remove
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
@@ -57,6 +57,7 @@ async def facts_at(ledger: "Ledger", sequences: Iterable[int]) -> list[RawFact]:
 async def erase(ledger: "Ledger", deleted: f.JobDeleted) -> int:
     """Carry out one recorded deletion; how many facts were removed. Safe to repeat.
 
+    What a person asked to be deleted is overwritten on disk at once.
     Raises LedgerUnavailable; what was not done is done by the next call.
     """
     named = dict(deleted.erased)
@@ -73,8 +74,9 @@ async def erase(ledger: "Ledger", deleted: f.JobDeleted) -> int:
             readables.append(fact)
     for subject in sorted(chunk_subjects(readables)):
         await purge_chunks(ledger, subject)
+    by_hand = deleted.actor.type in ("user", "key")
     for sequence in doomed:
-        await overwrite(ledger, sequence)
+        await remove(ledger, sequence, overwrite=by_hand)
     return len(doomed)
 
 

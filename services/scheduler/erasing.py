@@ -29,7 +29,7 @@ PROGRESS = "snapshots.erasing"
 # Deletions recorded at once, and carried out before the next ones are.
 AT_ONCE = 50
 # Seconds between two jobs that are erased: others need the disk as well.
-PAUSE = 0.005
+PAUSE = 0.002
 # Old jobs are looked for this often, and first this long after a term began, in seconds.
 RETENTION_EVERY = 3600.0
 RETENTION_FIRST = 60.0

@@ -15,7 +15,7 @@ from services.gateway.refold import compare
 from services.ledger.auditing import audit, erased_in
 from services.ledger.connection import Ledger
 from services.ledger.founding import found
-from services.ledger.raw import overwrite
+from services.ledger.raw import remove
 from services.ledger.secrets import audit_key, server_secret
 from tests.services.deletion_kit import everything, gone, leading_scheduler, write_job
 from tests.services.gateway_kit import EVENT, running_gateway
@@ -80,7 +80,7 @@ async def test_one_flipped_byte_is_found_and_named(ledger: Ledger, key: bytes, p
 async def test_a_removed_fact_is_found_and_named(ledger: Ledger, key: bytes) -> None:
     facts = await everything(ledger)
     doomed = facts[20].sequence
-    assert await overwrite(ledger, doomed)
+    assert await remove(ledger, doomed, overwrite=False)
     findings = await audit(ledger, key)
     assert f"fact {doomed}: missing, and no recorded deletion names it" in told(findings)
     assert {problem.first for problem in findings.problems} == {doomed}
@@ -132,7 +132,7 @@ async def test_a_forged_deletion_does_not_hide_an_alteration(ledger: Ledger, key
         erased=[(victim.sequence, "0" * 64)],
     )  # fmt: skip
     await ledger.append(forged, id="forged")
-    assert await overwrite(ledger, victim.sequence)
+    assert await remove(ledger, victim.sequence, overwrite=False)
     findings = await audit(ledger, key)
     assert [problem.first for problem in findings.problems] == [victim.sequence]
 

@@ -17,7 +17,7 @@ from services.cli.replay import parse_moment
 from services.errors import ConfigError
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
-from services.ledger.raw import overwrite, raw_on
+from services.ledger.raw import raw_on, remove
 from services.ledger.streams import ensure_streams
 from tests.services.deletion_kit import WHO, gone, leading_scheduler, write_job
 from tests.services.gateway_kit import EVENT, running_gateway
@@ -118,7 +118,7 @@ async def tamper(home: Path) -> int:
         async with Ledger.open(server.url, name="test") as ledger:
             raw = await raw_on(ledger, "facts.job.backup.j2", 0)
             assert raw is not None
-            await overwrite(ledger, raw.sequence)
+            await remove(ledger, raw.sequence, overwrite=False)
             return raw.sequence
     finally:
         await server.stop()

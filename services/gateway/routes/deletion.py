@@ -18,7 +18,7 @@ from services.gateway.replies import Payload
 from services.gateway.routes.jobs import final_job
 from services.ledger.chunks import STREAM as CHUNKS
 from services.ledger.erasing import facts_of_job
-from services.ledger.raw import overwrite
+from services.ledger.raw import remove
 
 api = Routes("Jobs")
 
@@ -112,5 +112,5 @@ async def delete_job_file(call: Call, asked: tuple[str, str]) -> Payload:
     await call.gateway.submit(call, lambda: Decision(fact))
     if found.get("blob"):
         for sequence in Blob.model_validate(found["blob"]).sequences:
-            await overwrite(call.gateway.ledger, sequence, stream=CHUNKS)
+            await remove(call.gateway.ledger, sequence, overwrite=True, stream=CHUNKS)
     return {}
