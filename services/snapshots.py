@@ -10,8 +10,10 @@ from typing import Any
 
 from projections import snapshot
 
-# A snapshot is due after so many facts at the latest (design.md 8) ...
-FACTS = 50_000
+# A snapshot is due after so many facts: a start reads fewer again within a second (design.md 8,
+# 11), as long as writing takes no more than this share of the time ...
+FACTS = 10_000
+SHARE = 1 / 20
 # ... else once a minute, if there is more to skip than a start reads in a moment ...
 INTERVAL = 60.0
 FEW = 1_000
@@ -29,17 +31,24 @@ class Pace:
     def __init__(self, position: int, now: float) -> None:
         self._position = position
         self._at = now
+        self._took = 0.0
 
     def is_due(self, position: int, now: float) -> bool:
         """Whether enough was read, or it has been long enough, since the last one."""
         facts, waited = position - self._position, now - self._at
         return (
-            facts >= FACTS or (facts >= FEW and waited >= INTERVAL) or (facts > 0 and waited >= DAY)
+            (facts >= FACTS and waited * SHARE >= self._took)
+            or (facts >= FEW and waited >= INTERVAL)
+            or (facts > 0 and waited >= DAY)
         )
 
     def taken(self, position: int, now: float) -> None:
         """A snapshot of this position was begun."""
         self._position, self._at = position, now
+
+    def written(self, now: float) -> None:
+        """The snapshot that was begun is written."""
+        self._took = now - self._at
 
 
 async def encode(state: Any) -> bytes:

@@ -58,6 +58,7 @@ async def keep_snapshots(gateway: "Gateway") -> None:
             pace.taken(gateway.follower.position, began)
             try:
                 await write(gateway)
+                pace.written(time.monotonic())
             except Exception:
                 # What a snapshot saves is time at the next start: no reason to end this one.
                 log.exception("The snapshot failed", action="snapshot_failed")

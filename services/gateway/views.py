@@ -42,7 +42,7 @@ _BATCH = 5000
 _GATHER = 0.025
 _READERS = 2
 # Folding in memory is faster than SQLite: it waits when so many facts are not stored yet.
-_MOST_PENDING = 2 * _BATCH
+_MOST_PENDING = 2000
 # Seconds between two looks at what may be forgotten.
 _SWEEP = 1.0
 

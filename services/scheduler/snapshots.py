@@ -53,6 +53,8 @@ class Snapshots:
     def __init__(self, scheduler: "Scheduler") -> None:
         self._scheduler = scheduler
         self._pace = Pace(0, time.monotonic())
+        self.restored = 0
+        """Position of the snapshot from which this scheduler went on; 0 = it read everything."""
 
     async def restore(self) -> None:
         """Go on from the newest snapshot that can be used; before anything was folded."""
@@ -104,6 +106,7 @@ class Snapshots:
         scheduler.leadership.restore(state.term)
         scheduler.follower.position = state.position
         self._pace.taken(state.position, time.monotonic())
+        self.restored = state.position
         log.info("going on from a snapshot", action="snapshot_restored", position=state.position)
 
     async def keep(self) -> None:
@@ -130,6 +133,7 @@ class Snapshots:
         copied = time.monotonic()
         data = await encode(state)
         await store.write_snapshot(self._scheduler.ledger, state.position, data)
+        self._pace.written(time.monotonic())
         log.info(
             "wrote a snapshot",
             action="snapshot_written",
