@@ -46,9 +46,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 @asynccontextmanager
 async def reach_ledger(settings: Settings, *, alone: bool = False) -> AsyncIterator["Ledger"]:
     """The ledger of these settings. With `alone`, StartupError while `up` runs on the directory."""
+    from services import logs
     from services.cli.datadir import locked
     from services.ledger.connection import Ledger
 
+    logs.configure("tool", format=settings.log_format, level="warning")
     with ExitStack() as held:
         running = settings.nats is not None or (settings.run_dir / "nats.url").exists()
         if alone:
@@ -80,11 +82,9 @@ async def _answers(settings: Settings) -> bool:
 @asynccontextmanager
 async def _own_server(settings: Settings) -> AsyncIterator["Ledger"]:
     """The directory's nats-server, ended with the tool."""
-    from services import logs
     from services.ledger.connection import Ledger
     from services.ledger.embedded import EmbeddedNats
 
-    logs.configure("tool", format=settings.log_format, level="warning")
     server = EmbeddedNats(settings.data_dir)
     await server.start()
     try:
