@@ -12,7 +12,7 @@ RUN pip install --no-cache-dir .
 # Jobs run as the account of the runner unless their plugin names another one.
 RUN useradd --system --create-home --home-dir /data jobledger \
     && install --directory --owner jobledger --mode 0700 /keys /keys/nats /keys/gateway \
-        /keys/scheduler /keys/runner1 /keys/runner2 /keys/runner3
+        /keys/scheduler /keys/runners /keys/subscriber /keys/owner
 USER jobledger
 VOLUME /data
 ENV JOBLEDGER_DATA_DIR=/data JOBLEDGER_HOST=0.0.0.0 JOBLEDGER_LOG_FORMAT=json

@@ -225,6 +225,14 @@ class SessionEnded(FactBase):
     session: str
 
 
+class RunnerEnrolled(FactBase):
+    """The runner of this server was given a login for NATS; `public_key` is its NATS key."""
+
+    kind: Literal["RunnerEnrolled"] = "RunnerEnrolled"
+    server: str
+    public_key: str
+
+
 class MasterSwitched(FactBase):
     """Scheduling was turned on or off (scheduling.md 5)."""
 
@@ -700,6 +708,7 @@ Fact = Annotated[
     | AccessDeleted
     | SessionStarted
     | SessionEnded
+    | RunnerEnrolled
     | MasterSwitched
     | JobRequested
     | JobAbortRequested

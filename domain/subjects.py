@@ -69,6 +69,8 @@ def subject_of(fact: f.Fact) -> str:
             | f.SessionEnded()
         ):
             return access_subject(fact.id)
+        case f.RunnerEnrolled():
+            return access_subject(f"runner_{fact.server}")
         case f.QueueFlushRequested() | f.QueueFlushed():
             return f"facts.queue.{fact.event}"
         case f.FiresMissed():

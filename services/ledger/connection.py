@@ -13,7 +13,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import structlog
 from nats.aio.client import Client
@@ -24,6 +24,7 @@ from nats.js import JetStreamContext
 from domain.facts import Fact, Json, Recorded
 from services.ledger import append as appending
 from services.ledger import reading
+from services.ledger.access import Access
 from services.ledger.errors import (
     Deposed,
     LedgerError,
@@ -31,6 +32,7 @@ from services.ledger.errors import (
     NotSent,
     NotServed,
     OutcomeUnknown,
+    Refused,
     WrongSequence,
 )
 from services.ledger.replies import Reply, parse_headers
@@ -43,6 +45,7 @@ __all__ = [
     "NotSent",
     "NotServed",
     "OutcomeUnknown",
+    "Refused",
     "Reply",
     "WrongSequence",
 ]
@@ -98,10 +101,9 @@ class _FastClient(Client):
 class Ledger:
     """A live connection with the verbs of the ledger; open it with `Ledger.open`."""
 
-    def __init__(self, name: str, address: SplitResult) -> None:
+    def __init__(self, name: str, access: Access) -> None:
         self.name = name
-        self._user = unquote(address.username) if address.username else None
-        self._password = unquote(address.password) if address.password else None
+        self._access = access
         self.nc = _FastClient()
         self.js: JetStreamContext = self.nc.jetstream()
         self.replicas = 0
@@ -111,7 +113,7 @@ class Ledger:
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_disconnect: list[Callable[[], None]] = []
         # Permissions name each user's inbox (nats/permissions).
-        self._inbox = f"_INBOX.{self._user or name}"
+        self._inbox = f"_INBOX.{access.login.name if access.login else name}"
         self._answers = ""
         self._tokens = itertools.count()
         self._waiting: dict[bytes, asyncio.Future[Reply | None]] = {}
@@ -122,12 +124,12 @@ class Ledger:
     async def open(cls, url: str, *, name: str, wait: float = 10.0) -> AsyncIterator["Ledger"]:
         """Connect to NATS at `url` (several, separated by commas, for a cluster).
 
-        Waits up to `wait` seconds for the server; LedgerUnavailable after that, and at once if
-        the credentials are refused. `name` is what the server's lists show.
+        Waits up to `wait` seconds for the server; LedgerUnavailable after that, Refused at once
+        if the credentials are. `name` is what the server's lists show.
         """
-        servers = url.split(",")
-        ledger = cls(name, urlsplit(servers[0]))
-        await ledger._connect(servers, wait)
+        access = Access.of(url)
+        ledger = cls(name, access)
+        await ledger._connect(access.servers, wait)
         try:
             yield ledger
         finally:
@@ -299,8 +301,7 @@ class Ledger:
                 await self.nc.connect(
                     servers,
                     # Said once for all: nodes that a cluster tells us about come without.
-                    user=self._user,
-                    password=self._password,
+                    **self._access.options(),
                     name=self.name,
                     # At first a refusal must be told; later every connection is renewed.
                     allow_reconnect=False,
@@ -316,7 +317,7 @@ class Ledger:
                 )
             except (OSError, Error) as error:
                 if "authorization violation" in str(error).lower():
-                    raise LedgerUnavailable("NATS refused the credentials.") from None
+                    raise Refused("NATS refused the credentials.") from None
                 await asyncio.sleep(RECONNECT_WAIT)
             else:
                 self.nc.options["allow_reconnect"] = True

@@ -1,8 +1,8 @@
 """The nats-server that Jobledger brings along: one child process per data directory.
 
-Its port and passwords are chosen once and kept in DIR/nats (mode 0600), so that clients find it
-again after a restart. It listens on the loopback interface only and ends with its parent. The
-passwords stand in files, never on the command line.
+Its port and keys are chosen once and kept in DIR/nats (mode 0600), so that clients find it again
+after a restart. It listens on the loopback interface only and ends with its parent. Each role has
+a login of its own (authority.py); logins stand in files, never on the command line.
 """
 
 import asyncio
@@ -22,10 +22,15 @@ from pathlib import Path
 
 import structlog
 
+from domain.facts import Json
+from services.ledger.authority import Authority
+from services.ledger.credentials import Login
 from services.ledger.errors import StartupError
 from services.ledger.secrets import write_private
 
 HOST = "127.0.0.1"
+ENROLMENT_KEY = Path("nats") / "enrolment.key"
+"""What gateways and schedulers of this data directory sign logins of runners with."""
 # A large store is checked before the server listens, which may take a while.
 READY_WAIT = 60.0
 STOP_WAIT = 10.0
@@ -38,17 +43,30 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class NatsSetup:
-    """How to start the server of one data directory, and how to reach it."""
+    """How to start the server of one data directory, and how to reach it in each role."""
 
     command: list[str]
     port: int
-    url: str
-    subscriber_url: str
+    logins: dict[str, Login]
     log_file: Path
+
+    @property
+    def address(self) -> str:
+        """Where it listens, without credentials."""
+        return f"nats://{HOST}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """What the owner of the data directory needs to connect."""
+        return self.url_for("owner")
+
+    def url_for(self, role: str) -> str:
+        """What a service of this machine needs to connect; runners ask for a login first."""
+        return self.logins["enrolment" if role == "runner" else role].url(self.address)
 
 
 def prepare(data_dir: Path) -> NatsSetup:
-    """Choose port and passwords on first use, and write the server's configuration.
+    """Choose port and keys on first use, and write the server's configuration.
 
     Safe to call again and again. Raises StartupError if DIR cannot be written or the server or
     its configuration is not installed.
@@ -65,8 +83,10 @@ def prepare(data_dir: Path) -> NatsSetup:
     return NatsSetup(
         command=[str(server_binary()), "-c", str(home / "server.conf")],
         port=int(choice["port"]),
-        url=f"nats://local:{choice['local']}@{HOST}:{choice['port']}",
-        subscriber_url=f"nats://subscriber:{choice['subscriber']}@{HOST}:{choice['port']}",
+        logins={
+            role: Login(role, token=token, seed=seed)
+            for role, (token, seed) in choice["logins"].items()
+        },
         log_file=home / "nats.log",
     )
 
@@ -88,7 +108,7 @@ class EmbeddedNats:
 
     @property
     def url(self) -> str:
-        """What a client of this machine needs to connect."""
+        """What the owner of the data directory needs to connect."""
         return self.setup.url
 
     @property
@@ -173,33 +193,42 @@ def configuration_dir() -> Path:
     raise StartupError("The configuration nats/embedded.conf is missing from the installation.")
 
 
-def _choice(file: Path) -> dict[str, str | int]:
-    """Port and passwords of this data directory, chosen at the first call."""
-    if not file.exists():
-        fresh = {
-            "port": _free_port(),
-            "local": secrets.token_urlsafe(24),
-            "subscriber": secrets.token_urlsafe(24),
-        }
-        write_private(file, json.dumps(fresh).encode(), replace=False)
-    choice: dict[str, str | int] = json.loads(file.read_bytes())
-    return choice
+def _choice(file: Path) -> Json:
+    """Port, keys and logins of this data directory, chosen at the first call."""
+    known: Json = json.loads(file.read_bytes()) if file.exists() else {}
+    if "authority" not in known:
+        port = known.get("port") or _free_port()
+        write_private(file, json.dumps(_fresh_choice(int(port))).encode(), replace=bool(known))
+        known = json.loads(file.read_bytes())
+    return known
 
 
-def _write_configuration(home: Path, choice: dict[str, str | int]) -> None:
+def _fresh_choice(port: int) -> Json:
+    authority = Authority.new()
+    roles = ("owner", "gateway", "scheduler", "subscriber", "enrolment")
+    logins = {role: authority.signer.login(role) for role in roles}
+    return {
+        "port": port,
+        "authority": authority.stored(),
+        "logins": {role: (login.token, login.seed) for role, login in logins.items()},
+    }
+
+
+def _write_configuration(home: Path, choice: Json) -> None:
     source = configuration_dir()
-    (home / "permissions").mkdir(exist_ok=True)
-    for file in (source / "permissions").glob("*.conf"):
-        shutil.copyfile(file, home / "permissions" / file.name)
-    values = [
-        f"PORT: {choice['port']}",
-        f"STORE: {json.dumps(str((home / 'store').resolve()))}",
-        f"LOG: {json.dumps(str((home / 'nats.log').resolve()))}",
-        f"LOCAL_PASSWORD: {json.dumps(choice['local'])}",
-        f"SUBSCRIBER_PASSWORD: {json.dumps(choice['subscriber'])}",
-    ]
-    text = "\n".join(values) + "\n\n" + (source / "embedded.conf").read_text()
+    authority = Authority.of(choice["authority"])
+    values = {
+        "PORT": str(choice["port"]),
+        "STORE": json.dumps(str((home / "store").resolve())),
+        "LOG": json.dumps(str((home / "nats.log").resolve())),
+        **authority.server_settings(source / "permissions"),
+    }
+    text = "".join(f"{name}: {value}\n" for name, value in values.items())
+    text += "\n" + (source / "embedded.conf").read_text()
     write_private(home / "server.conf", text.encode(), replace=True)
+    enrolment = authority.signer.stored() | {"address": f"nats://{HOST}:{choice['port']}"}
+    content = json.dumps(enrolment).encode()
+    write_private(home / ENROLMENT_KEY.name, content, replace=True)
 
 
 def _free_port() -> int:

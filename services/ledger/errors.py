@@ -4,6 +4,7 @@
     ├── LedgerUnavailable   not reachable, or it refused; nothing was stored
     │   ├── NotSent         not even sent: there is no connection
     │   ├── NotServed       nobody answers on that subject now: no stream, no such service
+    │   ├── Refused         the credentials are not, or no longer, accepted
     │   └── OutcomeUnknown  sent, not answered, and could not be settled in time
     ├── WrongSequence       somebody else wrote first
     ├── Deposed             the term fence refused a leader's write
@@ -32,6 +33,10 @@ class NotSent(LedgerUnavailable):
 
 class NotServed(LedgerUnavailable):
     """Nobody serves this subject now: the stream or the service is missing, or still starting."""
+
+
+class Refused(LedgerUnavailable):
+    """NATS does not accept these credentials."""
 
 
 class OutcomeUnknown(LedgerUnavailable):

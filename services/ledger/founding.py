@@ -6,17 +6,28 @@ is written before its record, so that a kill in between leaves a key that the ne
 """
 
 import asyncio
+import contextlib
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from domain.facts import AccessCreated, Actor, Fact, LedgerFounded, Recorded
-from domain.subjects import access_subject, subject_of
+from domain.facts import (
+    AccessCreated,
+    Actor,
+    CatalogCreated,
+    CatalogUpdated,
+    Fact,
+    LedgerFounded,
+    Recorded,
+)
+from domain.secrets import KEYS_ID, key_record
+from domain.subjects import access_subject, catalog_subject, subject_of
 from services.ledger.errors import LedgerUnavailable, StartupError, WrongSecret, WrongSequence
 from services.ledger.reader import Follower
 from services.ledger.secrets import fingerprint, hash_api_key, server_secret, write_private
+from services.ledger.vault import Vault
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
@@ -45,6 +56,7 @@ async def found(ledger: "Ledger", data_dir: Path, now: float) -> LedgerFounded:
             "copy server.secret from the first machine."
         )
     await _record_admin_key(ledger, data_dir, secret, now)
+    await _check_keys_of_secrets(ledger, Vault.of(data_dir), now)
     return founded
 
 
@@ -139,6 +151,23 @@ async def _record_admin_key(ledger: "Ledger", data_dir: Path, secret: bytes, now
         # Another machine recorded its own; a key made here in vain must not look valid.
         if made and not await _is_recorded(ledger, hash_api_key(secret, plain)):
             file.unlink(missing_ok=True)
+
+
+async def _check_keys_of_secrets(ledger: "Ledger", vault: Vault, now: float) -> None:
+    """The key in force is there; if none is yet, the newest one here is from now on."""
+    subject = catalog_subject("secret", KEYS_ID)
+    if not await ledger.last_sequence(subject):
+        record = key_record(vault.keys[0], SYSTEM, now, None)
+        first = CatalogCreated(at=now, actor=SYSTEM, type="secret", id=KEYS_ID, record=record)
+        with contextlib.suppress(WrongSequence):
+            await ledger.append(first, id=f"secret-keys-{secrets.token_hex(8)}", expect=0)
+    recorded = await ledger.last_fact(subject)
+    fact = recorded.fact if recorded else None
+    if isinstance(fact, CatalogCreated | CatalogUpdated) and not vault.has(fact.record["key"]):
+        raise WrongSecret(
+            f"The key of secrets that this ledger uses is not in {vault.file}: "
+            "copy the file from the first machine."
+        )
 
 
 async def _is_recorded(ledger: "Ledger", key: str) -> bool:

@@ -14,6 +14,7 @@ from services.errors import ConfigError
 from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.founding import ledger_id
+from services.runner.enrolment import connected
 from services.runner.procfs import machine_boot
 from services.runner.service import Identity, Runner, new_boot
 from services.runner.spool import Spool
@@ -43,7 +44,7 @@ async def run_runner(
     try:
         server = server_id(spool.directory, id)
         name = f"runner-{server}"
-        async with Ledger.open(settings.nats_url, name=name, wait=LEDGER_WAIT) as ledger:
+        async with connected(settings.nats_url, server, spool.directory, LEDGER_WAIT) as ledger:
             spool.belongs_to(await ledger_id(ledger, within=LEDGER_WAIT, consumer=name))
             boot = new_boot()
             await refuse_twin(ledger, server, boot)

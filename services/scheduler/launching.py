@@ -17,8 +17,10 @@ from pydantic import ValidationError
 from domain.dispatch import launch_of
 from domain.facts import Blob, Json
 from domain.job import Job
+from domain.secrets import assigned
 from services.ledger.chunks import CHUNK, read_range
 from services.ledger.errors import ChunksMissing, LedgerUnavailable
+from services.ledger.vault import Unreadable
 
 if TYPE_CHECKING:
     from services.scheduler.service import Scheduler
@@ -64,7 +66,11 @@ async def _launch(scheduler: "Scheduler", server: str, asked: Json) -> Json:
     job = scheduler.jobs.jobs.get(asked["job"])
     if job is None or not _owns(job, server, asked):
         return {"error": "The job is not assigned to this server."}
-    reply: Json = {"secrets": {}}
+    try:
+        reply: Json = {"secrets": _secrets(scheduler, job)}
+    except Unreadable as error:
+        log.error("A secret cannot be read", action="secret_unreadable", reason=str(error))
+        return {"error": "A secret of this job cannot be read; the scheduler's log says why."}
     if asked.get("need_records"):
         made = scheduler.definitions.made(job.request.made_of)
         if made is None:
@@ -73,6 +79,24 @@ async def _launch(scheduler: "Scheduler", server: str, asked: Json) -> Json:
     if asked.get("need_launch"):
         reply["launch"] = launch_of(job)
     return reply
+
+
+def _secrets(scheduler: "Scheduler", job: Job) -> Json:
+    """The variables of the secrets assigned to the job's event, category and plugin, decrypted.
+
+    They go into this answer and nowhere else. Raises Unreadable without the key.
+    """
+    document = job.spec.document
+    records = assigned(
+        scheduler.definitions.records("secret"),
+        event=job.request.event,
+        category=document.get("category"),
+        plugin=document.get("plugin"),
+    )
+    variables: Json = {}
+    for record in records:
+        variables |= scheduler.vault.values(record)
+    return variables
 
 
 async def _file_part(
@@ -84,7 +108,7 @@ async def _file_part(
     if job is None or not _owns(job, server, asked):
         return b"", {"File-Error": "The job is not assigned to this server."}
     given = (job.spec.document.get("input") or {}).get("files") or []
-    file = next((one for one in given if one.get("id") == asked["file"]), {})
+    file: Json = next((one for one in given if one.get("id") == asked["file"]), {})
     try:
         blob = Blob.model_validate(file.get("blob"))
         parts = [part async for part in read_range(scheduler.ledger, blob, asked["offset"], CHUNK)]

@@ -24,9 +24,11 @@ from projections.fleet import Fleet
 from projections.schedule import Schedule
 from services.ledger import live
 from services.ledger.connection import Ledger
+from services.ledger.enrolment import answer_enrolments, enrolment_signer
 from services.ledger.errors import Deposed, LedgerUnavailable
 from services.ledger.reader import Follower
 from services.ledger.secrets import server_secret
+from services.ledger.vault import Vault
 from services.scheduler.acting import Acting, Surroundings
 from services.scheduler.asking import Asking
 from services.scheduler.dispatching import Dispatching
@@ -57,6 +59,7 @@ class Scheduler:
         self.ledger = ledger
         self.clock = clock
         self.instance = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.vault = Vault.of(settings.data_dir)
         self.definitions = Definitions()
         self.fleet = Fleet()
         self.states = EventStates(settings.timezone)
@@ -106,6 +109,7 @@ class Scheduler:
         await live.listen(self.ledger, "live.server.*", self._heartbeat)
         await live.listen(self.ledger, "live.scheduler", self._announcement)
         await answer_launches(self)
+        await answer_enrolments(self.ledger, enrolment_signer(self.settings.data_dir))
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.follower.run(), name="follow")

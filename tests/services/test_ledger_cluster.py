@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from domain.facts import Recorded
+from services.cli.keys import make_keys
 from services.ledger.connection import Ledger
 from services.ledger.embedded import _free_port, configuration_dir, server_binary
 from services.ledger.errors import Deposed, LedgerUnavailable, WrongSequence
@@ -24,10 +25,18 @@ class Cluster:
 
     def __init__(self, home: Path) -> None:
         ports = {node: (_free_port(), _free_port()) for node in NODES}
-        routes = [f"nats-route://cluster:r1@127.0.0.1:{route}" for _, route in ports.values()]
-        roles = ("GATEWAY", "SCHEDULER", "SUBSCRIBER", "RUNNER1", "RUNNER2", "RUNNER3")
-        common = {f"{role}_PASSWORD": "pw" for role in roles}
-        common |= {"CLUSTER_PASSWORD": "r1", "ROUTES": json.dumps(routes)}
+        hosts = [f"127.0.0.1:{port}" for port, _ in ports.values()]
+        keys = home / "keys"
+        make_keys(keys, hosts)
+        nats = keys / "nats"
+        files = {"TLS_CERT": "server.pem", "TLS_KEY": "server.key", "TLS_CA": "ca.pem"}
+        common = {name: str(nats / file) for name, file in files.items()}
+        common |= {file.name: file.read_text().strip() for file in nats.glob("TRUST_*")}
+        password = (nats / "cluster.password").read_text().strip()
+        routes = [
+            f"nats-route://cluster:{password}@127.0.0.1:{route}" for _, route in ports.values()
+        ]
+        common |= {"CLUSTER_PASSWORD": password, "ROUTES": json.dumps(routes)}
         self.children = {
             node: subprocess.Popen(
                 [
@@ -46,9 +55,13 @@ class Cluster:
             )
             for node, (port, route) in ports.items()
         }
+        self.ca = keys / "gateway" / "ca.pem"
         self.urls = {
-            role: ",".join(f"nats://{role}:pw@127.0.0.1:{port}" for port, _ in ports.values())
-            for role in ("gateway", "scheduler")
+            role: ",".join(
+                f"{one}?ca={self.ca}"
+                for one in (keys / role / "nats.url").read_text().strip().split(",")
+            )
+            for role in ("gateway", "scheduler", "runners")
         }
 
     def kill(self, node: str) -> None:

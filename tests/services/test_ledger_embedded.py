@@ -38,7 +38,7 @@ async def test_port_and_credentials_stay_over_restarts(tmp_path: Path) -> None:
 
 async def test_credentials_are_in_private_files_only(own_server: EmbeddedNats) -> None:
     home = own_server.setup.log_file.parent
-    secret = json.loads((home / "credentials.json").read_text())["local"]
+    secret = json.loads((home / "credentials.json").read_text())["logins"]["owner"][1]
     for file in ("credentials.json", "server.conf"):
         assert stat.S_IMODE((home / file).stat().st_mode) == 0o600
     proc = Path(f"/proc/{own_server.pid}")

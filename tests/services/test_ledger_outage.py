@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from domain.facts import Recorded
+from services.ledger.authority import Authority
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from services.ledger.errors import LedgerUnavailable, OutcomeUnknown
@@ -121,7 +122,7 @@ async def test_a_server_that_never_comes_ends_in_one_sentence(tmp_path: Path) ->
 
 
 async def test_wrong_credentials_are_told_at_once(nats_server: EmbeddedNats) -> None:
-    wrong = nats_server.url.replace("local:", "local:x")
+    wrong = Authority.new().signer.login("owner").url(nats_server.setup.address)
     with pytest.raises(LedgerUnavailable, match="refused the credentials"):
         async with Ledger.open(wrong, name="t", wait=5):
             pass

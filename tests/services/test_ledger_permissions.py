@@ -3,8 +3,8 @@
 import asyncio
 import json
 import secrets
-import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +13,47 @@ import pytest
 from domain import facts as f
 from services.ledger import append as appending
 from services.ledger import live
+from services.ledger.authority import Signer
 from services.ledger.chunks import write_chunks
 from services.ledger.connection import Ledger
-from services.ledger.embedded import _free_port, configuration_dir, server_binary
+from services.ledger.embedded import EmbeddedNats, NatsSetup
+from services.ledger.enrolment import enrolment_signer
 from services.ledger.errors import LedgerUnavailable, OutcomeUnknown
 from services.ledger.founding import found, ledger_id
 from services.ledger.reader import Follower
 from services.ledger.streams import ensure_streams
 from tests.services.wire import ACTOR, abort, edit, term, tick
 
-ROLES = ("gateway", "scheduler", "subscriber", "runner-runner1")
+
+@dataclass
+class Urls:
+    """The address of one installation for each role."""
+
+    setup: NatsSetup
+    signer: Signer
+
+    def __mod__(self, role: str) -> str:
+        name, _, id = role.partition("-")
+        login = self.signer.login(name, id) if id else self.setup.logins[name]
+        return login.url(self.setup.address)
 
 
 @pytest.fixture(scope="module")
-def roles_url(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One node with the users of the cluster; format with a role's name."""
+def roles_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
+    """An installation of this module's own; `roles_url % role` is where that role connects."""
     home = tmp_path_factory.mktemp("roles")
-    port = _free_port()
-    conf = configuration_dir() / "permissions"
-    users = "\n".join(
-        f'{{user: {role}, password: pw, permissions: {{ include "{role}.conf" }} }}'
-        for role in ROLES
-    )
-    for file in conf.glob("*.conf"):
-        (home / file.name).write_text(file.read_text())
-    (home / "server.conf").write_text(
-        f"host: 127.0.0.1\nport: {port}\n"
-        f"jetstream {{ store_dir: {json.dumps(str(home / 'js'))} }}\n"
-        f"authorization {{ users: [ {{user: local, password: pw}}\n{users} ] }}\n"
-    )
-    server = subprocess.Popen(
-        [server_binary(), "-c", home / "server.conf"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    yield f"nats://%s:pw@127.0.0.1:{port}"
-    server.terminate()
-    server.wait()
+    server = EmbeddedNats(home)
+    asyncio.run(server.start())
+    signer = enrolment_signer(home)
+    assert signer is not None
+    yield Urls(server.setup, signer)
+    asyncio.run(server.stop())
 
 
 @pytest.fixture
-async def owner(roles_url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
+async def owner(roles_url: Urls, tmp_path: Path) -> AsyncIterator[Ledger]:
     """The ledger, seen by a user who may do everything; founded as a gateway would."""
-    async with Ledger.open(roles_url % "local", name="local") as ledger:
+    async with Ledger.open(roles_url % "owner", name="owner") as ledger:
         for name in ("LEDGER", "CHUNKS", "SNAPSHOTS"):
             await ledger.api(f"STREAM.DELETE.{name}")
         async with Ledger.open(roles_url % "gateway", name="gateway") as gateway:
@@ -100,7 +98,7 @@ def left(server: str) -> f.ServerLeft:
 
 
 async def test_a_gateway_writes_commands_and_neither_orders_reports_nor_terms(
-    owner: Ledger, roles_url: str
+    owner: Ledger, roles_url: Urls
 ) -> None:
     async with Ledger.open(roles_url % "gateway", name="gateway") as ledger:
         assert await ledger.append(edit("e1", "x"), id="a", expect=0)
@@ -113,7 +111,7 @@ async def test_a_gateway_writes_commands_and_neither_orders_reports_nor_terms(
 
 
 async def test_a_scheduler_leads_orders_and_follows_but_reports_nothing(
-    owner: Ledger, roles_url: str
+    owner: Ledger, roles_url: Urls
 ) -> None:
     async with Ledger.open(roles_url % "scheduler", name="scheduler") as ledger:
         await ensure_streams(ledger)
@@ -128,7 +126,7 @@ async def test_a_scheduler_leads_orders_and_follows_but_reports_nothing(
 
 
 async def test_a_runner_reads_its_own_orders_and_nothing_else(
-    owner: Ledger, roles_url: str
+    owner: Ledger, roles_url: Urls
 ) -> None:
     order = await owner.append(assigned("runner1"), id="o1")
     await owner.append(assigned("other"), id="o2")
@@ -168,7 +166,7 @@ async def test_a_runner_reads_its_own_orders_and_nothing_else(
             assert await denied(ledger, f"$JS.API.{verb}", b'{"seq":1}'), verb
 
 
-async def test_a_runner_writes_as_itself_only(owner: Ledger, roles_url: str) -> None:
+async def test_a_runner_writes_as_itself_only(owner: Ledger, roles_url: Urls) -> None:
     async with Ledger.open(roles_url % "runner-runner1", name="runner") as ledger:
         assert await ledger.append(left("runner1"), id="a")
         assert (await write_chunks(ledger, "chunks.runner1.j1", [b"log"])).size == 3
@@ -178,7 +176,7 @@ async def test_a_runner_writes_as_itself_only(owner: Ledger, roles_url: str) -> 
         assert await denied(ledger, "live.scheduler", b"{}")
 
 
-async def test_launches_and_logs_are_asked_for_across_roles(owner: Ledger, roles_url: str) -> None:
+async def test_launches_and_logs_are_asked_for_across_roles(owner: Ledger, roles_url: Urls) -> None:
     async def echo(message: f.Json) -> f.Json:
         return message
 
@@ -197,7 +195,7 @@ async def test_launches_and_logs_are_asked_for_across_roles(owner: Ledger, roles
 
 
 async def test_a_subscriber_sees_facts_but_no_access_secrets_or_orders(
-    owner: Ledger, roles_url: str
+    owner: Ledger, roles_url: Urls
 ) -> None:
     async with Ledger.open(roles_url % "subscriber", name="subscriber") as ledger:
         heard: asyncio.Queue[str] = asyncio.Queue()
@@ -220,7 +218,7 @@ async def test_a_subscriber_sees_facts_but_no_access_secrets_or_orders(
 
 
 async def test_a_subscriber_reads_the_history_of_what_it_may_see(
-    owner: Ledger, roles_url: str
+    owner: Ledger, roles_url: Urls
 ) -> None:
     sequence = await owner.append(edit("e1", "x"), id="a")
     async with Ledger.open(roles_url % "subscriber", name="subscriber") as ledger:
@@ -258,16 +256,8 @@ async def test_a_subscriber_reads_the_history_of_what_it_may_see(
 
 
 async def test_a_denied_permission_is_named_as_a_possible_reason(
-    owner: Ledger, roles_url: str
+    owner: Ledger, roles_url: Urls
 ) -> None:
     async with Ledger.open(roles_url % "subscriber", name="subscriber") as ledger:
         with pytest.raises(LedgerUnavailable, match="denied permission looks the same"):
             await appending.append(ledger, tick(), id="a", patience=0.1)
-
-
-@pytest.mark.parametrize("server", ["runner1", "runner2", "runner3"])
-def test_the_runners_of_the_cluster_are_made_from_the_template(server: str) -> None:
-    folder = configuration_dir() / "permissions"
-    template = (folder / "runner.template").read_text()
-    made = (folder / f"runner-{server}.conf").read_text()
-    assert made == template.replace("RUNNER", server)
