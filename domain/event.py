@@ -116,7 +116,8 @@ def decide_revert(command: RevertEvent, known: Known, now: float) -> EventUpdate
     merged = _storable(command.content) | {"id": command.id}
     merged |= {key: stored[key] for key in SERVER_SET if key in stored}
     check_shape(merged)
-    return _revised(stored, merged, by, command.actor, known, now, None)
+    reason = f"reverted to revision {command.content.get('revision')}"
+    return _revised(stored, merged, by, command.actor, known, now, None, reason)
 
 
 def decide_delete(command: DeleteEvent, known: Known, now: float) -> EventDeleted:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from domain import facts as f
+from domain.event import change_summary
 from domain.facts import Json, Recorded
 from domain.ids import base36
 from projections.search import Calendar, Where, activity_where, all_of
@@ -124,10 +125,7 @@ def _job_activity(fact: f.Fact) -> Activity | None:
 
 def _summary(fact: f.EventUpdated) -> str:
     """The change summary of api.md D6, with the reason where there is one."""
-    changed = [name for name in fact.changed if name not in ("modified", "revision")]
-    if not changed and fact.counters is not None:
-        changed = ["state"]
-    text = f"Updated {', '.join(changed)}" if changed else "Updated"
+    text = change_summary(fact)
     return f"{text} ({fact.reason})" if fact.reason else text
 
 
@@ -154,6 +152,16 @@ def _access_activity(fact: f.AccessCreated | f.AccessUpdated | f.AccessDeleted) 
     if isinstance(fact, f.AccessUpdated) and fact.type == "user" and "password" in fact.changed:
         return Activity("user_password", found.description, found.object, found.details)
     return found
+
+
+def _of_event(event: str, sequence: int | None, at: float | None) -> list[Where]:
+    """The rows of one event, as far as they stood at a moment."""
+    conditions = [Where("event = ?", (event,))]
+    if sequence is not None:
+        conditions.append(Where("sequence <= ?", (sequence,)))
+    if at is not None:
+        conditions.append(Where("at <= ?", (at,)))
+    return conditions
 
 
 class Revisions:
@@ -208,16 +216,21 @@ class Revisions:
         self._connection.executemany("DELETE FROM activity_words WHERE sequence = ?", marks)
 
     def event_history(
-        self, event: str, *, offset: int = 0, limit: int = 1, sort_dir: int = -1, upto: int = 0
+        self,
+        event: str,
+        *,
+        offset: int = 0,
+        limit: int = 1,
+        sort_dir: int = -1,
+        sequence: int | None = None,
+        at: float | None = None,
     ) -> Page:
         """The rows of get_event_history (api.md 3.7), without addresses.
 
-        `limit` 0 gives none but the length; `upto` > 0 is the last sequence to be regarded
-        (time travel). A reused id shows the rows of its earlier bearers too.
+        `limit` 0 gives none but the length. With a sequence or a moment (Unix seconds) the
+        history as it stood then. A reused id shows the rows of its earlier bearers too.
         """
-        where = Where("event = ?", (event,))
-        if upto:
-            where = all_of([where, Where("sequence <= ?", (upto,))])
+        where = all_of(_of_event(event, sequence, at))
         return self._page(where, offset, limit, sort_dir, private=False)
 
     def event_at(
@@ -227,12 +240,7 @@ class Revisions:
 
         Without either: as it stands now.
         """
-        conditions = [Where("event = ?", (event,))]
-        if sequence is not None:
-            conditions.append(Where("sequence <= ?", (sequence,)))
-        if at is not None:
-            conditions.append(Where("at <= ?", (at,)))
-        where = all_of(conditions)
+        where = all_of(_of_event(event, sequence, at))
         row = self._connection.execute(
             f"SELECT action, record FROM activity WHERE {where.sql} "  # noqa: S608
             "ORDER BY sequence DESC LIMIT 1",

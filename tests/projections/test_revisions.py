@@ -30,7 +30,7 @@ def history() -> History:
     """An event's life: made, changed twice, deleted, and made anew under the same id."""
     book = Book()
     book.created("backup")
-    book.updated("backup", ["title", "enabled", "modified", "revision"], title="B", revision=2)
+    book.updated("backup", ["title", "enabled"], title="B", revision=2)
     book.updated("backup", [], title="B", revision=3)
     book.created("other")
     book.deleted("backup")
@@ -81,7 +81,7 @@ def test_an_event_can_be_seen_as_it_stood(history: History) -> None:
     assert revisions.event_at("backup", at=START - 1) is None
     assert revisions.event_at("backup")["title"] == "Again"  # type: ignore[index]
     assert revisions.event_at("nobody") is None
-    assert revisions.event_history("backup", upto=2).length == 2
+    assert revisions.event_history("backup", sequence=2).length == 2
 
 
 def test_a_revision_is_found_by_its_number(history: History) -> None:

@@ -12,6 +12,7 @@ from services.gateway import jobs, lists
 from services.gateway.endpoint import Call, Routes
 from services.gateway.gateway import Decision
 from services.gateway.params import Page, Params, order, page
+from services.gateway.past import Moment, moment
 from services.gateway.replies import Encoded, Payload, Rows
 
 api = Routes("Events")
@@ -72,9 +73,8 @@ async def get_events(call: Call, asked: tuple[Json, Page]) -> Payload:
     return Rows([rows.of(id, version) for id, version in part.of(found)], len(found))
 
 
-def _one_event(params: Params) -> tuple[str, int | None, float | None]:
-    sequence = params.integer("seq", 0, minimum=1) if params.given("seq") else None
-    return params.id(), sequence, params.number("at")
+def _one_event(params: Params) -> tuple[str, Moment | None]:
+    return params.id(), moment(params)
 
 
 @api.endpoint(
@@ -88,20 +88,15 @@ def _one_event(params: Params) -> tuple[str, int | None, float | None]:
         "seq": "integer, the event as it was at this ledger sequence",
     },
 )
-async def get_event(call: Call, asked: tuple[str, int | None, float | None]) -> Payload:
+async def get_event(call: Call, asked: tuple[str, Moment | None]) -> Payload:
     """api.md 3.2; with `at` or `seq` as it stood then, without jobs (8.7)."""
-    id, sequence, at = asked
+    id, then = asked
     views = call.gateway.views
-    if sequence is not None or at is not None:
-        event = await views.history(
-            lambda history: history.revisions.event_at(id, sequence=sequence, at=at)
-        )
-    else:
-        event = views.definitions.event(id)
+    event = await _event_at(call, id, then)
     if event is None:
         raise NotFound(f"Event not found: {id}")
     call.caller.require_access(event.get("category"), event.get("targets"))
-    if sequence is not None or at is not None:
+    if then is not None:
         return {"event": event, "jobs": [], "queued": 0}
     plain = call.params.text("metrics") != "full"
     live = views.active.of_event(id)
@@ -112,6 +107,16 @@ async def get_event(call: Call, asked: tuple[str, int | None, float | None]) -> 
     ]
     queued = sum(job.state is JobState.QUEUED for job in live)
     return {"event": event, "jobs": active, "queued": queued}
+
+
+async def _event_at(call: Call, id: str, then: Moment | None) -> Json | None:
+    """The event as it stands, or as it stood then; None if it does not or did not exist."""
+    if then is None:
+        return call.gateway.views.definitions.event(id)
+    sequence, at = then.sequence, then.at
+    return await call.gateway.views.history(
+        lambda history: history.revisions.event_at(id, sequence=sequence, at=at)
+    )
 
 
 def _fields(params: Params) -> Json:
@@ -247,10 +252,9 @@ def _expected(call: Call, id: str) -> int:
     return version.sequence if version is not None else 0
 
 
-def _history(params: Params) -> tuple[str, Page, int, int | None]:
+def _history(params: Params) -> tuple[str, Page, int, Moment | None]:
     direction = -1 if order(params, "_id", -1).descending else 1
-    upto = params.integer("seq", 0, minimum=1) if params.given("seq") else None
-    return params.id(), page(params, 1), direction, upto
+    return params.id(), page(params, 1), direction, moment(params)
 
 
 @api.endpoint(
@@ -262,20 +266,26 @@ def _history(params: Params) -> tuple[str, Page, int, int | None]:
         "offset": "integer",
         "limit": "integer, default 1",
         "sort_dir": "integer, 1 or -1",
-        "seq": "integer, as of this ledger sequence",
+        "at": "number, the history as it was at this time (Unix seconds)",
+        "seq": "integer, the history as it was at this ledger sequence",
     },
 )
-async def get_event_history(call: Call, asked: tuple[str, Page, int, int | None]) -> Payload:
-    """api.md 3.7."""
-    id, part, direction, upto = asked
-    views = call.gateway.views
-    event = views.definitions.event(id)
+async def get_event_history(call: Call, asked: tuple[str, Page, int, Moment | None]) -> Payload:
+    """api.md 3.7; with `at` or `seq` as it stood then (8.7)."""
+    id, part, direction, then = asked
+    event = await _event_at(call, id, then)
     if event is None:
         raise event_rule(f"Event not found: {id}")
     call.caller.require_access(event.get("category"), event.get("targets"))
-    found = await views.history(
+    upto = then or Moment()
+    found = await call.gateway.views.history(
         lambda history: history.revisions.event_history(
-            id, offset=part.offset, limit=part.limit or 0, sort_dir=direction, upto=upto or 0
+            id,
+            offset=part.offset,
+            limit=part.limit or 0,
+            sort_dir=direction,
+            sequence=upto.sequence,
+            at=upto.at,
         )
     )
     return Rows([row.encode() for row in found.rows], found.length)
