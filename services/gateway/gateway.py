@@ -73,7 +73,7 @@ class Gateway:
         self.secret = secret
         self.signer = enrolment_signer(settings.data_dir)
         self.clock = clock
-        self.views = Views(settings.timezone)
+        self.views = Views(settings.timezone, settings.dst_policy)
         self.live = LiveData(self.views, clock)
         self.seen = Seen(self.views.active, self.views.activity, self.views.fleet, self.live.of)
         self.rates = KeyRates()

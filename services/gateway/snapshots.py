@@ -43,8 +43,9 @@ def _refusal(gateway: "Gateway", state: ViewsState | None) -> str | None:
     """Why a snapshot cannot be used; that it is this ledger's, its file guarantees."""
     if state is None:
         return "it is damaged, or another release wrote it"
-    if state.timezone != gateway.settings.timezone:
-        return "the time zone was changed"
+    views = gateway.views
+    if (state.timezone, state.dst_policy) != (views.timezone, views.dst_policy):
+        return "the time zone or the daylight saving policy was changed"
     return None
 
 

@@ -29,6 +29,7 @@ from projections.fleet import Fleet, StoredFleet
 from projections.history import History
 from projections.job_activity import JobActivity, StoredActivity
 from projections.job_view import document
+from projections.schedule import Schedule, StoredSchedule
 from projections.store import condemn, is_damage, open_reader, open_store
 from services import logs
 from services.errors import StartupError
@@ -63,10 +64,15 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class ViewsState:
-    """What a snapshot keeps of Views: all that is not in SQLite, counted in days of `timezone`."""
+    """What a snapshot keeps of Views: all that is not in SQLite.
+
+    Days are those of `timezone`, due times those of both settings.
+    """
 
     position: int
     timezone: str
+    dst_policy: str
+    schedule: StoredSchedule
     definitions: StoredDefinitions
     access: StoredAccess
     fleet: StoredFleet
@@ -82,10 +88,11 @@ class ViewsState:
 class Views:
     """All views of one gateway."""
 
-    def __init__(self, zone: str = "UTC") -> None:
+    def __init__(self, zone: str = "UTC", dst_policy: str = "literal") -> None:
         self.position = 0
-        self.timezone = zone
+        self.timezone, self.dst_policy = zone, dst_policy
         self.definitions = Definitions()
+        self.schedule = Schedule(self.definitions, zone=zone, dst_policy=dst_policy)
         self.access = Access()
         self.fleet = Fleet()
         self.states = EventStates(zone)
@@ -107,6 +114,7 @@ class Views:
         fact = recorded.fact
         self.position = recorded.sequence
         self.definitions.apply(recorded)
+        self.schedule.apply(recorded)
         self.access.apply(recorded)
         self.fleet.apply(recorded)
         self.states.apply(recorded)
@@ -181,6 +189,8 @@ class Views:
         return ViewsState(
             position=self.position,
             timezone=self.timezone,
+            dst_policy=self.dst_policy,
+            schedule=self.schedule.state(),
             definitions=self.definitions.state(),
             access=self.access.state(),
             fleet=self.fleet.state(),
@@ -197,6 +207,7 @@ class Views:
         """Go on from a snapshot, before anything was folded."""
         self.position = state.position
         self.definitions.restore(state.definitions)
+        self.schedule.restore(state.schedule)
         self.access.restore(state.access)
         self.fleet.restore(state.fleet)
         self.states.restore(state.states)

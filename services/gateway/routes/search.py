@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from domain.errors import RuleBroken
 from domain.facts import Json
 from domain.ids import check_id
-from domain.upcoming import upcoming
 from projections.revisions import REVISION_TYPES
 from projections.search import Calendar
+from projections.upcoming_jobs import upcoming_jobs
 from services.gateway import jobs
 from services.gateway.endpoint import Call, Routes
 from services.gateway.params import Order, Page, Params, order, page
@@ -15,7 +15,6 @@ from services.gateway.replies import Payload, Rows, encode
 
 api = Routes("Search")
 
-_HOUR = 3600
 _MOST_UPCOMING = 1000
 
 
@@ -159,46 +158,18 @@ def _upcoming(params: Params) -> tuple[str | None, int, int]:
     },
 )
 async def get_upcoming_jobs(call: Call, asked: tuple[str | None, int, int]) -> Payload:
-    """api.md 8.7."""
-    wanted, hours, limit = asked
-    definitions = call.gateway.views.definitions
-    rows: list[Json] = []
-    for id, version in definitions.events.items() if definitions.scheduling else ():
-        if (wanted is None or id == wanted) and _may_launch(call, version.record):
-            rows += _rows_of(call, id, version.record, hours, limit)
-    rows.sort(key=lambda row: (row["when"], row["event"]))
-    return Rows([encode(row) for row in rows[:limit]], len(rows))
+    """api.md 8.7; no more than the horizon's first 1000 are counted."""
+    event, hours, limit = asked
 
+    def shown(definition: Json) -> bool:
+        return call.caller.may_see(definition.get("category"), definition.get("targets"))
 
-def _may_launch(call: Call, event: Json) -> bool:
-    """Whether the event can launch at all and the caller may see it."""
-    known = call.gateway.views.definitions
-    category = known.record("category", str(event.get("category")))
-    plugin = known.record("plugin", str(event.get("plugin")))
-    enabled = bool(
-        event.get("enabled")
-        and category
-        and category.get("enabled", True)
-        and plugin
-        and plugin.get("enabled", True)
+    rows = upcoming_jobs(
+        call.gateway.views.schedule,
+        call.now,
+        hours=hours,
+        limit=_MOST_UPCOMING,
+        event=event,
+        shown=shown,
     )
-    return enabled and call.caller.may_see(event.get("category"), event.get("targets"))
-
-
-def _rows_of(call: Call, id: str, event: Json, hours: int, limit: int) -> list[Json]:
-    views, settings = call.gateway.views, call.gateway.settings
-    config = views.definitions.config
-    state = views.states.states.get(id)
-    head = {"event": id, "title": event.get("title"), "category": event.get("category")}
-    return [
-        head | row
-        for row in upcoming(
-            event.get("triggers") or [],
-            call.now,
-            call.now + hours * _HOUR,
-            nth=state.nth if state is not None else None,
-            default_zone=config.get("timezone") or settings.timezone,
-            dst_policy=config.get("dst_policy") or settings.dst_policy,
-            limit=limit,
-        )
-    ]
+    return Rows([encode(row) for row in rows[:limit]], len(rows))
