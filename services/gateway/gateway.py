@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from domain.facts import Fact, Recorded
 from domain.ids import make_id
 from domain.subjects import subject_of
+from services.disk import DiskReserve
 from services.gateway.auth import KeyRates
 from services.gateway.encoded import EventRows
 from services.gateway.errors import NotYet
@@ -41,10 +41,6 @@ SEEN_WITHIN = 5.0
 ANSWERED_WITHIN = 10.0
 # Deciding again when somebody else wrote first.
 TRIES = 8
-# Free disk space is looked at this often, in seconds.
-_DISK_INTERVAL = 1.0
-# On a small disk the reserve is at most this share of it.
-_DISK_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class Gateway:
         self.secret = secret
         self.signer = enrolment_signer(settings.data_dir)
         self.clock = clock
-        self.views = Views(settings.timezone, settings.dst_policy)
+        self.views = Views(settings.timezone)
         self.live = LiveData(self.views, clock)
         self.seen = Seen(self.views.active, self.views.activity, self.views.fleet, self.live.of)
         self.rates = KeyRates()
@@ -83,8 +79,7 @@ class Gateway:
         self._started = False
         self._ids = 0
         self._repeated: dict[str, asyncio.Lock] = {}
-        self._disk_looked = 0.0
-        self._disk_full = False
+        self._disk = DiskReserve(settings.data_dir, settings.disk_reserve)
 
     # --- ids ---------------------------------------------------------------------------------
 
@@ -201,13 +196,7 @@ class Gateway:
 
     def check_disk(self) -> None:
         """LedgerUnavailable when the disk reserve is reached (design.md 11)."""
-        now = time.monotonic()
-        if now - self._disk_looked >= _DISK_INTERVAL:
-            self._disk_looked = now
-            usage = shutil.disk_usage(self.settings.data_dir)
-            reserve = min(self.settings.disk_reserve, usage.total * _DISK_SHARE)
-            self._disk_full = usage.free < reserve
-        if self._disk_full:
+        if self._disk.is_reached():
             raise LedgerUnavailable("The disk is nearly full: nothing more is recorded.")
 
     async def store_upload(

@@ -22,6 +22,7 @@ from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.fleet import Fleet
 from projections.schedule import Schedule
+from services.disk import DiskReserve
 from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.enrolment import answer_enrolments, enrolment_signer
@@ -78,6 +79,7 @@ class Scheduler:
         self._woken = asyncio.Event()
         self.asking = Asking(self.firing, self.definitions, self.jobs, settings, self._woken.set)
         self._leading = False
+        self._disk = DiskReserve(settings.data_dir, settings.disk_reserve)
         self.snapshots = Snapshots(self)
         self.upkeep = Upkeep(
             settings,
@@ -150,6 +152,9 @@ class Scheduler:
     async def _lead(self, term: int) -> None:
         """Decide, append, read back; until somebody else leads."""
         while self.leadership.term == term:
+            if self._disk.is_reached():
+                await self._wait_for_room()
+                continue
             decisions = self.decide(self.clock())
             if not decisions:
                 await self._pause()
@@ -161,6 +166,13 @@ class Scheduler:
                 log.warning(str(error), action="decisions_unknown")
                 await self._settle(term)
         raise Deposed("a newer term was read")
+
+    async def _wait_for_room(self) -> None:
+        """Decide nothing while the disk has only its reserve left: that is for reports."""
+        log.error("the disk is nearly full: nothing is decided", action="disk_reserve_reached")
+        while self._disk.is_reached():  # noqa: ASYNC110 - nobody tells when there is room again
+            await asyncio.sleep(SWEEP)
+        log.info("the disk has room again", action="disk_has_room")
 
     def decide(self, now: float) -> list[tuple[str, f.Fact]]:
         """One round of decisions on the fold as it is; [] when there is nothing to do."""
