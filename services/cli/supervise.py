@@ -117,6 +117,12 @@ class Supervisor:
         self._children.append(child)
         self._launch(child)
 
+    def kill(self, name: str) -> None:
+        """Have a child started anew, whatever it is doing."""
+        for child in self._children:
+            if child.name == name and child.pid:
+                _send(child, signal.SIGKILL)
+
     def run(self, until: Callable[[], bool], poll: float) -> None:
         """Keep the children running until a stop signal, or until `until()` is true.
 

@@ -17,10 +17,12 @@ import typer
 from services.cli.options import DataDir, Host, Nats, Port
 
 if TYPE_CHECKING:
+    from services.cli.supervise import Supervisor
     from services.ledger.embedded import NatsSetup
     from services.settings import Settings
 
-# While starting, readiness is asked this often; afterwards nothing is asked at all (seconds).
+# While starting, readiness is asked this often (seconds). Afterwards only the own nats-server is
+# looked at (store_watch.py).
 _POLL = 0.02
 _IDLE = 3600.0
 # A start that takes longer is explained.
@@ -81,8 +83,26 @@ def _keep_running(settings: "Settings", *, verbose: bool) -> None:
         family.settled = True
         if not family.stopped:
             _say(_welcome(settings))
-        family.run(lambda: False, poll=_IDLE)
+        if setup is None:
+            family.run(lambda: False, poll=_IDLE)
+        else:
+            _watch_store(setup.log_file, family)
         _say("Stopping; running jobs go on.")
+
+
+def _watch_store(log: Path, family: "Supervisor") -> None:
+    """Until stopped: start nats-server anew when it is stuck after the disk was full."""
+    from services.cli.store_watch import WATCH, StoreWatch
+
+    watch = StoreWatch(log)
+
+    def look() -> bool:
+        if watch.is_stuck():
+            _say("The disk has room again; nats is started anew.")
+            family.kill("nats")
+        return False
+
+    family.run(look, poll=WATCH)
 
 
 def _check(settings: "Settings") -> "NatsSetup | None":
