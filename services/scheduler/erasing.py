@@ -99,14 +99,20 @@ class Eraser:
                 self._erased[fact.job] = None
                 if len(self._erased) > _REMEMBERED:
                     del self._erased[next(iter(self._erased))]
-                self._news.set()
+                self.look()
             case f.EventDeleted(delete_jobs=True):
-                self._news.set()
+                self.look()
+            case f.JobCompleted(event=event) if event in self._events:
+                self.look()
             case _:
                 owner = job_of(fact)
                 if owner and owner[1] in self._erased and owner[1] not in self._jobs.jobs:
                     self._late.append(recorded.sequence)
-                    self._news.set()
+                    self.look()
+
+    def look(self) -> None:
+        """Look now whether there is something to erase."""
+        self._news.set()
 
     async def run(self) -> None:
         """Erase what there is to erase, until cancelled."""

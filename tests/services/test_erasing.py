@@ -151,6 +151,43 @@ async def test_deleting_an_event_with_its_jobs_erases_them_all_and_only_them(
     assert await found_in(ledger, SECRET) == []
 
 
+async def test_a_successor_finishes_the_erasing_of_an_event(
+    api: Api, ledger: Ledger, tmp_path: Path
+) -> None:
+    doomed = [s for n in range(150) for s in await write_job(ledger, f"j{n:03}", secret=SECRET)]
+    assert await api.gateway.reached(doomed[-1])
+    await api.ok("delete_event", {"id": "backup", "delete_jobs": True})
+    async with leading_scheduler(ledger, tmp_path):
+        await gone(ledger, doomed[:1])
+    assert await raw_at(ledger, doomed[-1]) is not None
+    async with leading_scheduler(ledger, tmp_path):
+        await gone(ledger, doomed)
+    assert await found_in(ledger, SECRET) == []
+
+
+async def test_a_live_job_of_a_deleted_event_is_erased_once_it_is_over(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    sequences = await write_job(ledger, "jdone")
+    asked = f.JobRequested(
+        at=time.time(), actor=WHO, event="backup", job="jlive", made_of=f.MadeOf(event=0),
+        source="user", username="anna", now=time.time(), until=time.time() + 3600,
+        wait="start_delay",
+    )  # fmt: skip
+    waiting = await ledger.append(asked, id="jlive")
+    deleted = f.EventDeleted(at=time.time(), actor=WHO, event="backup", delete_jobs=True)
+    await ledger.append(deleted, id="delete")
+    async with leading_scheduler(ledger, tmp_path) as scheduler:
+        await gone(ledger, sequences)
+        assert await raw_at(ledger, waiting) is not None
+        assert list(scheduler.jobs.jobs) == ["jlive"]
+        over = f.JobCompleted(
+            at=time.time(), actor=WHO, event="backup", job="jlive", code="abort", description=""
+        )
+        last = await ledger.append(over, id="over")
+        await gone(ledger, [waiting, last])
+
+
 async def test_jobs_of_an_event_made_anew_are_kept(
     api: Api, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -100,7 +100,7 @@ async def delete_job_file(call: Call, asked: tuple[str, str]) -> Payload:
     """api.md 8.6. The bytes go after the record: what a crash leaves goes with the job."""
     id, path = asked
     record = await final_job(call, id)
-    files = (await jobs.completed(call.gateway, record)).get("files") or []
+    files = (await jobs.filled(call.gateway, record)).get("files") or []
     found = next((file for file in files if file.get("path") == path), None)
     if found is None:
         raise job_rule(f"The job has no such file: {path}")
