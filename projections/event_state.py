@@ -5,7 +5,7 @@ condition serve the `day` limit (execution.md 7.4). Multiplex children do not co
 does. Must not know what any of it is used for.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -234,11 +234,31 @@ class EventStates:
     # --- snapshots -----------------------------------------------------------------------------
 
     def state(self) -> StoredEventStates:
-        """All that `restore` needs; not changed by what is folded later."""
+        """All that `restore` needs; not changed by what is folded later.
+
+        Written out, because copying in general takes ten times as long.
+        """
         return StoredEventStates(
             position=self.position,
-            states={id: replace(state) for id, state in self.states.items()},
-            live={id: replace(live) for id, live in self._live.items()},
+            states={
+                id: EventState(
+                    x.cursor,
+                    x.nth,
+                    x.robin,
+                    x.last_job,
+                    x.last_code,
+                    x.last_completed,
+                    x.total_elapsed,
+                    x.total_count,
+                    x.cursor_set,
+                    x.nth_set,
+                )
+                for id, x in self.states.items()
+            },
+            live={
+                id: _Live(x.event, x.launched, x.order, x.started, x.ended, x.counted_start)
+                for id, x in self._live.items()
+            },
             days={
                 id: _Day(day.day, dict(day.counts), dict(day.jobs))
                 for id, day in self._days.items()

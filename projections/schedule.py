@@ -88,7 +88,7 @@ class Startup:
     due: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredStretch:
     """A stretch in a snapshot; `definition` None: the event's record in force."""
 
@@ -101,7 +101,7 @@ class StoredStretch:
     nth: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredEvent:
     """An EventSchedule in a snapshot."""
 
