@@ -233,6 +233,14 @@ class RunnerEnrolled(FactBase):
     public_key: str
 
 
+class SubscriberEnrolled(FactBase):
+    """A program that follows the facts was given a login for NATS."""
+
+    kind: Literal["SubscriberEnrolled"] = "SubscriberEnrolled"
+    name: str
+    public_key: str
+
+
 class MasterSwitched(FactBase):
     """Scheduling was turned on or off (scheduling.md 5)."""
 
@@ -709,6 +717,7 @@ Fact = Annotated[
     | SessionStarted
     | SessionEnded
     | RunnerEnrolled
+    | SubscriberEnrolled
     | MasterSwitched
     | JobRequested
     | JobAbortRequested

@@ -123,6 +123,17 @@ def decide_resealed(
     return _updated(stored["id"], stored, stored | {"ciphertext": dict(sealed)}, actor, now)
 
 
+def decide_key(
+    by: Principal, actor: Actor, key: str, stored: Json | None, now: float
+) -> CatalogUpdated:
+    """Another key (by its fingerprint) encrypts from now on."""
+    by.require("admin")
+    record = key_record(key, actor, now, stored)
+    return CatalogUpdated(
+        at=now, actor=actor, type="secret", id=KEYS_ID, record=record, changed=["key"]
+    )
+
+
 def key_record(key: str, actor: Actor, now: float, stored: Json | None) -> Json:
     """The record that says which key (by its fingerprint) encrypts from now on."""
     revision = int(stored["revision"]) + 1 if stored else 1

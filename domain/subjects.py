@@ -71,6 +71,8 @@ def subject_of(fact: f.Fact) -> str:
             return access_subject(fact.id)
         case f.RunnerEnrolled():
             return access_subject(f"runner_{fact.server}")
+        case f.SubscriberEnrolled():
+            return access_subject(f"subscriber_{fact.name}")
         case f.QueueFlushRequested() | f.QueueFlushed():
             return f"facts.queue.{fact.event}"
         case f.FiresMissed():

@@ -5,18 +5,22 @@ Verbs import what they need when they run, so that help and errors come at once.
 
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from services.cli import (
+    asyncapi,
     backup,
     demo,
+    enroll,
+    keys,
     nats,
     rebuild,
     replay,
     restore,
     retention,
+    secrets,
     services,
     up,
     verify,
@@ -53,7 +57,6 @@ app.command()(up.up)
 app.command()(demo.demo)
 app.command(rich_help_panel="One service")(services.gateway)
 app.command(rich_help_panel="One service")(services.scheduler)
-app.command(rich_help_panel="One service")(services.runner)
 app.command(rich_help_panel="One service")(nats.nats)
 app.command(rich_help_panel="The ledger")(verify.verify)
 app.command(rich_help_panel="The ledger")(replay.replay)
@@ -61,6 +64,25 @@ app.command(rich_help_panel="The ledger")(rebuild.rebuild)
 app.command(rich_help_panel="The ledger")(retention.retention)
 app.command(rich_help_panel="The ledger")(backup.backup)
 app.command(rich_help_panel="The ledger")(restore.restore)
+app.command(rich_help_panel="Access")(keys.keys)
+app.command(rich_help_panel="Access")(asyncapi.asyncapi)
+
+
+def _group(name: str, panel: str, **how: Any) -> typer.Typer:
+    """Verbs that share their first word."""
+    group = typer.Typer(**how)
+    app.add_typer(group, name=name, rich_help_panel=panel)
+    return group
+
+
+_runner = _group("runner", "One service", invoke_without_command=True)
+_runner.callback()(services.runner)
+_runner.command("enroll")(enroll.runner)
+_subscriber = _group("subscriber", "Access", help="Programs that follow the facts.")
+_subscriber.command("enroll")(enroll.subscriber)
+_secrets = _group("secrets", "Access", help="The keys with which secrets are encrypted.")
+_secrets.command("new-key")(secrets.new_key)
+_secrets.command("rotate")(secrets.rotate)
 
 
 def run() -> None:

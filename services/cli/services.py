@@ -48,6 +48,7 @@ def scheduler(
 
 
 def runner(
+    context: typer.Context,
     data_dir: DataDir = None,
     nats: Nats = None,
     id: Annotated[
@@ -67,8 +68,13 @@ def runner(
     log_level: LogLevel = None,
 ) -> None:
     """Runs jobs on this machine. Give each runner a data directory of its own."""
-    from services.cli import serve
+    if context.invoked_subcommand is not None:
+        return
+    from services.cli import argv, serve
     from services.settings import load_settings
+
+    if nats is not None and "@" in nats and not nats.startswith("@"):
+        argv.hide(nats)
 
     if id is not None and _SERVER_ID.fullmatch(id) is None:
         raise ConfigError("--id takes 1 to 128 characters of a-z, 0-9 and _.")

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from services.ledger.credentials import Login
 from services.ledger.errors import StartupError
 
-_ENV = "JOBLEDGER_NATS_CA_FILE"
+CA_VARIABLE = "JOBLEDGER_NATS_CA_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Access:
 
 
 def _context(url: SplitResult) -> ssl.SSLContext:
-    named = parse_qs(url.query).get("ca", [os.environ.get(_ENV, "")])[0]
+    named = parse_qs(url.query).get("ca", [os.environ.get(CA_VARIABLE, "")])[0]
     try:
         return ssl.create_default_context(cafile=named or None)
     except (OSError, ssl.SSLError) as error:
