@@ -130,11 +130,17 @@ def decide_create_user(command: CreateUser, accounts: Accounts, now: float) -> A
 
 
 def decide_update_user(command: UpdateUser, accounts: Accounts, now: float) -> AccessUpdated:
-    """A user's record with these keys replaced. Raises as creating does."""
+    """A user's record with these keys replaced. Raises as creating does.
+
+    A new password unlocks the account, unless `force_password_reset` says that its owner has to
+    choose another one.
+    """
     name = _username(command.fields.get("username"))
     given = _without(command.fields, _USER_SET_BY_SERVER)
     _check_user(given)
     command.by.require("admin")
+    if command.password_hash is not None:
+        given.setdefault("force_password_reset", False)
     return _user_updated(name, given, command.password_hash, command.actor, accounts, now)
 
 
@@ -235,8 +241,9 @@ def _check_key(given: Json) -> None:
 def _check_user(given: Json) -> None:
     _check_grants(given)
     check_text(given, "full_name", "email")
-    if given.get("active") is not None:
-        check_flag(given["active"], "active")
+    for name in ("active", "force_password_reset"):
+        if given.get(name) is not None:
+            check_flag(given[name], name)
 
 
 def _check_grants(given: Json) -> None:

@@ -146,8 +146,9 @@ class Access:
         return self.users.get(user_id(username))
 
     def sessions_of(self, username: str) -> list[str]:
-        """The hashes of a user's open sessions."""
-        return sorted(self._sessions_of.get(user_id(username), ()))
+        """The hashes of a user's open sessions, those that end first coming first."""
+        mine = self._sessions_of.get(user_id(username), ())
+        return sorted(mine, key=lambda session: (self._sessions[session][1], session))
 
     def principal_for_key(self, hash: str, now: float) -> Principal | None:
         """Who an API key is; None if it is unknown, inactive or expired (api.md 1.4)."""
@@ -167,6 +168,10 @@ class Access:
         if record is None or now >= expires or not record.get("active"):
             return None
         return self._principal("user", user, record)
+
+    def must_change_password(self, user: str) -> bool:
+        """Whether this user may do nothing but choose a new password (data.md 12.2, 13)."""
+        return bool(self.users.get(user_id(user), {}).get("force_password_reset"))
 
     def max_per_sec(self, key_id: str) -> int:
         """How often a key may be used within a second; 0 = no limit."""

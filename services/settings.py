@@ -5,6 +5,7 @@ the defaults below (design.md 10). Durations are in seconds, sizes in bytes. Onl
 reads the environment; it starts nothing and creates no files.
 """
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -60,6 +61,19 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address on which the API listens.")
     port: int = Field(5522, ge=1, le=65535, description="Port on which the API listens.")
     max_body: int = Field(1024 * MEBIBYTE, ge=1, description="Largest request body, in bytes.")
+    max_connections: int = Field(4096, ge=1, description="Connections of clients at once.")
+    tls_cert: Path | None = Field(None, description="Certificate chain (PEM) to serve HTTPS with.")
+    tls_key: Path | None = Field(None, description="Private key (PEM) of that certificate.")
+    allowed_hosts: list[str] = Field(
+        default=[], description="Names this API answers to, `*.` for all below one; none: any."
+    )
+    cors_origins: list[str] = Field(
+        default=["*"], description="Origins whose pages may read replies; `*` for all."
+    )
+    trusted_proxies: list[str] = Field(
+        default=[], description="Addresses or networks whose X-Forwarded-* headers are believed."
+    )
+    session_days: float = Field(365, gt=0, description="How long a login lasts, in days.")
     timezone: str = Field(
         default_factory=host_zone, description="Zone of triggers that name none; the machine's."
     )
@@ -113,6 +127,22 @@ class Settings(BaseSettings):
             raise ValueError(f"'{value}' is not the name of a time zone")
         return value
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _known_networks(cls, value: list[str]) -> list[str]:
+        for entry in value:
+            try:
+                ipaddress.ip_network(entry)
+            except ValueError:
+                raise ValueError(f"'{entry}' is neither an address nor a network") from None
+        return value
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: one of them is missing")
+        return self
+
     @field_validator("replicas")
     @classmethod
     def _odd_number(cls, value: int) -> int:
@@ -128,7 +158,12 @@ class Settings(BaseSettings):
     @property
     def links_url(self) -> str:
         """Where people reach the API, without a slash at the end."""
-        return (self.base_url or f"http://{self.host}:{self.port}").rstrip("/")
+        return (self.base_url or self.api_url).rstrip("/")
+
+    @property
+    def api_url(self) -> str:
+        """Where the API listens, as a client on this machine names it."""
+        return f"{'https' if self.tls_cert else 'http'}://{self.host}:{self.port}"
 
     @property
     def nats_url(self) -> str:
@@ -190,4 +225,6 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"There is no setting '{name}'."
     reason = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return f"The settings are wrong: {reason}."
     return f"Setting '{name}' is wrong: {reason[0].lower()}{reason[1:]}."

@@ -6,7 +6,9 @@ its parts ends the service; whoever started it starts it again.
 
 import asyncio
 import contextlib
+import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
@@ -16,6 +18,7 @@ from services import logs
 from services.errors import StartupError
 from services.gateway import snapshots
 from services.gateway.app import create_app
+from services.gateway.connections import guarded
 from services.gateway.gateway import Gateway
 from services.gateway.live import SUBJECT
 from services.ledger.connection import Ledger
@@ -29,6 +32,8 @@ KEEP_ALIVE = 75
 # Open requests get this long to end when the service stops.
 GRACE = 1
 _BACKLOG = 2048
+# Open files that are no connections of clients: the views, NATS, libraries.
+_OTHER_FILES = 128
 
 log = logs.logger("gateway")
 
@@ -40,6 +45,7 @@ async def run_gateway(settings: Settings) -> None:
     with one sentence, LedgerError.
     """
     secret = server_secret(settings.data_dir)
+    check_certificate(settings)
     with _listening(settings.host, settings.port) as listener:
         async with (
             Ledger.open(settings.nats_url, name="gateway") as ledger,
@@ -75,7 +81,10 @@ async def _serve(gateway: Gateway, listener: socket.socket) -> None:
     server = _Server(
         uvicorn.Config(
             create_app(gateway),
-            http="httptools",
+            http=guarded(_affordable(gateway.settings.max_connections)),
+            ws="none",
+            ssl_certfile=gateway.settings.tls_cert,
+            ssl_keyfile=gateway.settings.tls_key,
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -108,6 +117,36 @@ async def _serve(gateway: Gateway, listener: socket.socket) -> None:
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following
+
+
+def check_certificate(settings: Settings) -> None:
+    """StartupError if HTTPS is wanted and its certificate or key cannot be used."""
+    if settings.tls_cert is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.tls_cert, settings.tls_key, password=_no_password
+        )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartupError(
+            f"{settings.tls_cert} and {settings.tls_key} cannot be used for HTTPS ({reason})."
+        ) from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _affordable(connections: int) -> int:
+    """So many connections, or as many as this process may have open files for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    possible = connections if soft == resource.RLIM_INFINITY else soft - _OTHER_FILES
+    return max(1, min(connections, possible))
 
 
 async def _announce(gateway: Gateway) -> None:

@@ -1,0 +1,178 @@
+"""Connections: how many there are, how long one may take, how much a request's head may hold.
+
+uvicorn's protocol, with bounds on what costs a client nothing: connections that say nothing,
+heads that never end, readers that never read. Knows neither calls nor callers; bodies are
+bounded where they are read (endpoint.py).
+"""
+
+import asyncio
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from services.gateway.replies import encode
+
+# A request's head must be complete within so many seconds after the connection was made or its
+# first byte came.
+HEAD_PATIENCE = 15.0
+# Bytes of a head, its URL included, and how many header fields there may be.
+MOST_HEAD = 64 * 1024
+MOST_FIELDS = 100
+# A client that takes less than this many bytes of its reply in so many seconds is dropped.
+READ_PATIENCE = 30.0
+SLOWEST_READER = 16 * 1024
+
+
+class _HeadRefused(Exception):
+    """Raised within the parser; the reply is in `_refusal`."""
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection. `most_connections` is for the whole process."""
+
+    most_connections = 4096
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _read_timer: asyncio.TimerHandle | None = None
+    _head_size = 0
+    _in_body = False
+    _unread = 0
+    _refusal: tuple[int, str] | None = None
+
+    # --- coming and going ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection; when there are too many, one that is idle gives way."""
+        super().connection_made(transport)
+        self._await_head()
+        if len(self.connections) > self.most_connections and not self._make_room():
+            self._refuse(503, "There are too many connections.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection and all that was timed for it."""
+        self._head_arrived()
+        self._reader_goes_on()
+        super().connection_lost(exc)
+
+    def _make_room(self) -> bool:
+        for other in self.connections:
+            if other is not self and isinstance(other, GuardedProtocol) and other.idle:
+                other.transport.abort()
+                self.connections.discard(other)
+                return True
+        return False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request of this connection is being answered."""
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    # --- heads ---------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; a head that grows too large is refused before it is complete.
+
+        The rest of a body that was refused already is read and dropped, so that the client
+        gets to see the refusal; but not for long.
+        """
+        if self.idle and self._head_timer is None:
+            self._await_head()
+        super().data_received(data)
+        if self._head_timer is not None and not self._in_body:
+            self._head_size += len(data)
+            if self._head_size > MOST_HEAD:
+                self._refuse(431, f"A request's head may have at most {MOST_HEAD} bytes.")
+
+    def on_headers_complete(self) -> None:
+        """The head is here: answer it, if it is not too large."""
+        self._head_arrived()
+        self._in_body = True
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MOST_HEAD or len(self.headers) > MOST_FIELDS:
+            text = f"at most {MOST_HEAD} bytes and {MOST_FIELDS} fields"
+            self._refusal = (431, f"A request's head may have {text}.")
+            raise _HeadRefused
+        try:
+            super().on_headers_complete()
+        except (httptools.HttpParserInvalidURLError, UnicodeError) as error:
+            self._refusal = (400, "The request's URL is malformed.")
+            raise _HeadRefused from error
+
+    def on_message_complete(self) -> None:
+        """The body is here as well; if nobody waited for it, the next head is what may come."""
+        self._in_body = False
+        super().on_message_complete()
+        if self._head_timer is not None:
+            self._head_arrived()
+            self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in the form of all refusals."""
+        self._refuse(*(self._refusal or (400, "This is not a valid HTTP request.")))
+
+    def _await_head(self) -> None:
+        self._head_size = 0
+        self._head_timer = self.loop.call_later(HEAD_PATIENCE, self._head_is_late)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._in_body:
+            self.transport.close()
+        else:
+            self._refuse(408, "The request did not come in time.")
+
+    def _refuse(self, status: int, description: str) -> None:
+        """Say why and close; where a reply is on its way already, only close."""
+        self._head_arrived()
+        if self.transport.is_closing():
+            return
+        if not self.idle:
+            self.transport.abort()
+            return
+        body = encode({"code": "api", "description": description}) + b"\n"
+        self.transport.write(
+            STATUS_LINE[status]
+            + b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+            + b"connection: close\r\n\r\n"
+            + body
+        )
+        self.transport.close()
+
+    # --- slow readers --------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than the connection takes: watch whether it goes on."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """The client has taken nearly everything."""
+        super().resume_writing()
+        self._reader_goes_on()
+
+    def _watch_reader(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._read_timer = self.loop.call_later(READ_PATIENCE, self._check_reader)
+
+    def _check_reader(self) -> None:
+        if self._unread - self.transport.get_write_buffer_size() < SLOWEST_READER:
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def _reader_goes_on(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+
+def guarded(most_connections: int) -> type[asyncio.Protocol]:
+    """The protocol for a process that takes this many connections at once."""
+    bounds: dict[str, Any] = {"most_connections": most_connections}
+    return cast("type[asyncio.Protocol]", type("Protocol", (GuardedProtocol,), bounds))
