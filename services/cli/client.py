@@ -1,0 +1,105 @@
+"""The HTTP API as the verbs use it that change or read definitions: one key, one address.
+
+Knows how to call and what a refusal looks like, nothing of what is called.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from domain.facts import Json
+from services.errors import StartupError
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="JOBLEDGER_URL",
+        help="Address of the HTTP API. (default: that of the settings, http://127.0.0.1:5522)",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        help="A file with an API key. (default: JOBLEDGER_KEY, else DIR/admin.key)",
+    ),
+]
+
+# A definition of 4 MiB on a slow line takes a while; a server that is gone is noticed at once.
+_PATIENCE = 60.0
+
+
+class Refused(Exception):
+    """The server refused a call; the text is its own."""
+
+
+class Api:
+    """Calls by name, with a key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        import httpx
+
+        self._url = url
+        self._client = httpx.Client(
+            base_url=f"{url}/api/app/", headers={"X-API-Key": key}, timeout=_PATIENCE
+        )
+
+    def call(self, name: str, **parameters: Any) -> Json:
+        """The reply to a call. Raises Refused, StartupError where no such server answers."""
+        import httpx
+
+        try:
+            reply = self._client.post(f"{name}/v1", json=parameters).json()
+        except httpx.HTTPError as error:
+            raise StartupError(f"No Jobledger answers at {self._url}: {error}.") from error
+        except ValueError as error:
+            raise StartupError(f"What answers at {self._url} is no Jobledger.") from error
+        if not isinstance(reply, dict) or "code" not in reply:
+            raise StartupError(f"What answers at {self._url} is no Jobledger.")
+        if reply["code"] == "session":
+            raise StartupError(f"The server at {self._url} does not take this API key.")
+        if reply["code"] != 0:
+            raise Refused(str(reply.get("description")))
+        return reply
+
+    def rows(self, name: str) -> list[Json]:
+        """All rows of a list call."""
+        rows: list[Json] = self.call(name)["rows"]
+        return rows
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+@contextmanager
+def reach_api(data_dir: Path | None, url: str | None, key_file: Path | None) -> Iterator[Api]:
+    """The API of these settings. Raises StartupError without a key."""
+    from services.settings import load_settings
+
+    settings = load_settings(data_dir=data_dir)
+    key = _key(key_file, settings.data_dir)
+    api = Api((url or f"http://{settings.host}:{settings.port}").rstrip("/"), key)
+    try:
+        yield api
+    finally:
+        api.close()
+
+
+def _key(key_file: Path | None, data_dir: Path) -> str:
+    if key_file is None and (given := os.environ.get("JOBLEDGER_KEY")):
+        return given.strip()
+    path = key_file or data_dir / "admin.key"
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise StartupError(
+            f"No API key: {path} cannot be read ({reason}). Name one with --key-file or in "
+            "JOBLEDGER_KEY."
+        ) from error
