@@ -10,10 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from services.cli import (
+    apply,
     asyncapi,
     backup,
     demo,
     enroll,
+    export,
+    import_crontab,
     keys,
     nats,
     rebuild,
@@ -55,6 +58,9 @@ def _main(
 
 app.command()(up.up)
 app.command()(demo.demo)
+app.command(rich_help_panel="Definitions as files")(apply.apply)
+app.command(rich_help_panel="Definitions as files")(export.export)
+app.add_typer(import_crontab.app, rich_help_panel="Definitions as files")
 app.command(rich_help_panel="One service")(services.gateway)
 app.command(rich_help_panel="One service")(services.scheduler)
 app.command(rich_help_panel="One service")(nats.nats)
