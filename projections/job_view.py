@@ -4,6 +4,7 @@ Pure functions; what a caller may see of a document is the gateway's business.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from domain import facts as f
 from domain.acting import LIMIT, UPDATE, actions_of
@@ -156,6 +157,36 @@ def _result(run: ActionRun) -> Json:
     }
     optional = {"details": ended.details, "http_status": ended.http_status}
     return result | {key: value for key, value in optional.items() if value is not None}
+
+
+def without_places(record: Json) -> Json:
+    """A job's record that tells of no file where its bytes are: that is nobody's business."""
+    shown = dict(record)
+    if "files" in record:
+        shown["files"] = shown_files(record["files"])
+    given = record.get("input")
+    if isinstance(given, dict) and "files" in given:
+        shown["input"] = given | {"files": shown_files(given["files"])}
+    workflow = record.get("workflow")
+    nodes = workflow.get("jobs") if isinstance(workflow, dict) else None
+    if isinstance(workflow, dict) and isinstance(nodes, dict):
+        jobs = {id: [_shown_child(child) for child in node] for id, node in nodes.items()}
+        shown["workflow"] = workflow | {"jobs": jobs}
+    return shown
+
+
+def shown_files(files: Any) -> Any:
+    """File records without the places of their bytes."""
+    if not isinstance(files, list):
+        return files
+    return [
+        {k: v for k, v in file.items() if k != "blob"} if isinstance(file, dict) else file
+        for file in files
+    ]
+
+
+def _shown_child(child: Json) -> Json:
+    return child | {"files": shown_files(child["files"])} if "files" in child else child
 
 
 LATE = "Job was aborted, but received late update after completion."

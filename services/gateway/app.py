@@ -19,6 +19,7 @@ from services.gateway.routes import (
     access,
     deletion,
     events,
+    files,
     jobs,
     misc,
     records,
@@ -34,6 +35,7 @@ ROUTES: tuple[Routes, ...] = (
     jobs.api,
     deletion.api,
     job_logs.api,
+    files.api,
     search.api,
     records.api,
     servers.api,
@@ -56,6 +58,7 @@ def create_app(gateway: Gateway) -> Litestar:
         [
             *(route_handler(endpoint, gateway) for endpoint in declared),
             _health(gateway),
+            files.handler(gateway),
             *openapi.handlers(declared),
         ],
         exception_handlers={HTTPException: _http_error, Exception: _defect},

@@ -25,7 +25,8 @@ from domain.facts import Actor, Json
 from services import logs
 from services.gateway import body, errors
 from services.gateway.auth import Credentials, actor_of, authenticate
-from services.gateway.params import Params
+from services.gateway.files import FileReply
+from services.gateway.params import Params, Upload
 from services.gateway.replies import (
     Manner,
     Payload,
@@ -46,7 +47,7 @@ _NOTHING = Params({})
 
 log = logs.logger("gateway")
 
-Direct = Reply | ReplyStream | EventStream
+Direct = Reply | ReplyStream | FileReply | EventStream
 Answer = Payload | Direct
 Handler = Callable[..., Awaitable[Answer]]
 
@@ -56,6 +57,7 @@ class Call:
     """One request on its way through the gateway. `now` is its time in Unix seconds.
 
     `sequence` becomes the header X-Ledger-Seq; `tail` is what follows the version in the path.
+    `stored` are uploaded files that nothing refers to yet: they go if the call is refused.
     """
 
     gateway: "Gateway"
@@ -68,6 +70,7 @@ class Call:
     tail: Sequence[str] = ()
     sequence: int = 0
     known: Principal | None = None
+    stored: list[Upload] = field(default_factory=list)
 
     @property
     def caller(self) -> Principal:
@@ -92,6 +95,12 @@ class Call:
             self.gateway, self.credentials, self.scope["method"], False, self.now
         )
         return self.known
+
+    async def store(self, field: str, filename: str, kind: str, parts: body.Chunks) -> Upload:
+        """Keep a file part of the request."""
+        upload = await self.gateway.store_upload(field, filename, kind, parts)
+        self.stored.append(upload)
+        return upload
 
     async def client_left(self) -> None:
         """Until the client closes its connection; only once its body is read."""
@@ -181,10 +190,12 @@ async def answer(
     tail = [part for part in parts[versioned:] if part]
     if len(tail) > endpoint.tails:
         return await unknown_api(endpoint.name + "/" + "/".join(tail))
+    given = Credentials(headers)
+    call = Call(gateway, endpoint.name, scope, receive, _NOTHING, given, gateway.clock(), tail)
     try:
         if not gateway.started and not endpoint.open:
             raise errors.NotYet("The views are still being folded from the ledger.")
-        call = await _admit(endpoint, gateway, scope, headers, receive, tail)
+        await _admit(endpoint, call)
         if endpoint.parse is not None:
             command = endpoint.parse(call.params)
             _authorise(endpoint, call)
@@ -193,6 +204,8 @@ async def answer(
             _authorise(endpoint, call)
             result = await endpoint.handler(call)
     except Exception as error:
+        if call.stored and isinstance(error, DomainError):
+            await gateway.discard(call.stored)
         return await _refused(endpoint, error, versioned)
     if isinstance(result, Direct):
         return result
@@ -211,30 +224,14 @@ async def unknown_api(name: str) -> Reply:
     return await json_reply(payload, Manner())
 
 
-async def _admit(
-    endpoint: Endpoint,
-    gateway: "Gateway",
-    scope: HTTPScope,
-    headers: dict[bytes, bytes],
-    receive: Receive,
-    tail: list[str],
-) -> Call:
+async def _admit(endpoint: Endpoint, call: Call) -> None:
     """Credentials before parameters: what is wrong with the latter only known callers are told.
 
     Credentials in headers or query are looked at before the body is read; files of callers who
     are not known by then are refused.
     """
-    call = Call(
-        gateway,
-        endpoint.name,
-        scope,
-        receive,
-        _NOTHING,
-        Credentials(headers),
-        gateway.clock(),
-        tail,
-    )
-    given, problem = call.credentials, None
+    gateway, scope, given = call.gateway, call.scope, call.credentials
+    headers, problem = given.headers, None
     query: Json = {}
     sent = body.Body()
     try:
@@ -248,9 +245,11 @@ async def _admit(
         call.known = _known(endpoint, call)
     try:
         if has_body(headers):
-            store = gateway.store_upload if endpoint.uploads and (early or endpoint.open) else None
+            store = call.store if endpoint.uploads and (early or endpoint.open) else None
             content_type = headers.get(b"content-type", b"").decode("latin-1")
-            sent = await body.read(content_type, chunks(receive), gateway.settings.max_body, store)
+            sent = await body.read(
+                content_type, chunks(call.receive), gateway.settings.max_body, store
+            )
             given.reserved.update(body.reserved_of(sent.values))
     except DomainError as error:
         problem = error
@@ -260,7 +259,6 @@ async def _admit(
         raise problem
     call.params = body.merge(query, sent, body_wins=endpoint.body_wins)
     await _caught_up(call)
-    return call
 
 
 def _known(endpoint: Endpoint, call: Call) -> Principal:

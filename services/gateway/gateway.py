@@ -18,12 +18,12 @@ from domain.facts import Fact, Recorded
 from domain.ids import make_id
 from domain.subjects import subject_of
 from services.disk import DiskReserve
+from services.gateway import uploads
 from services.gateway.auth import KeyRates
 from services.gateway.encoded import EventRows
 from services.gateway.errors import NotYet
 from services.gateway.jobs import Seen
 from services.gateway.live import LiveData
-from services.gateway.uploads import store_upload
 from services.gateway.views import REPEATABLE, Views
 from services.ledger.connection import Ledger, LedgerUnavailable, WrongSequence
 from services.ledger.enrolment import enrolment_signer
@@ -204,7 +204,11 @@ class Gateway:
     ) -> "Upload":
         """Keep an uploaded file in CHUNKS."""
         self.check_disk()
-        return await store_upload(self, field, filename, content_type, chunks)
+        return await uploads.store_upload(self, field, filename, content_type, chunks)
+
+    async def discard(self, stored: list["Upload"]) -> None:
+        """Delete uploaded files that nothing refers to."""
+        await uploads.discard(self, stored)
 
     def wake_all(self) -> None:
         """Have everybody who waits look again, because the service stops."""

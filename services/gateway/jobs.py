@@ -14,7 +14,13 @@ from domain.job import Job, JobState
 from projections.active_jobs import ActiveJobs
 from projections.fleet import Fleet
 from projections.job_activity import JobActivity
-from projections.job_view import LARGE_KEY, LOG_KEY, document, with_plain_metrics
+from projections.job_view import (
+    LARGE_KEY,
+    LOG_KEY,
+    document,
+    with_plain_metrics,
+    without_places,
+)
 from services import logs
 from services.ledger.chunks import read_chunks
 from services.ledger.errors import ChunksMissing
@@ -83,8 +89,7 @@ def live_document(
         live=seen.live(job),
         activity=seen.activity.of(job.id) if details else (),
     )
-    for key in _INTERNAL:
-        shown.pop(key, None)
+    shown = shown_record(shown)
     if shown["state"] in _BEFORE_ACTIVE:
         shown.pop("progress", None)
     if not details:
@@ -96,11 +101,14 @@ def live_document(
 _BEFORE_ACTIVE = frozenset("start_delay retry_delay ready queued starting".split())
 
 
-async def find(gateway: "Gateway", id: str) -> tuple[Job | None, Json | None]:
-    """A job by its id: (live job, its document), or (None, final record), or (None, None)."""
+async def find(gateway: "Gateway", id: str, *, raw: bool = False) -> tuple[Job | None, Json | None]:
+    """A job by its id: (live job, its document), or (None, final record), or (None, None).
+
+    With `raw`, the document of a live job has its internal keys as well.
+    """
     job = gateway.views.active.jobs.get(id)
     if job is not None:
-        return job, live_document(gateway.seen, job)
+        return job, document(job) if raw else live_document(gateway.seen, job)
     return None, await final_record(gateway, id)
 
 
@@ -117,10 +125,7 @@ async def completed(gateway: "Gateway", record: Json) -> Json:
 
     What is gone from CHUNKS (a deletion under way, a lost disk) is left out.
     """
-    shown = shown_record(record)
-    for key, blob in (record.get(LARGE_KEY) or {}).items():
-        if (value := await _kept_bytes(gateway, record, blob)) is not None:
-            shown[key] = json.loads(value)
+    shown = shown_record(await filled(gateway, record))
     output = log_of(record)
     if output is not None and 0 < output.size <= INLINE_LOG:
         if (text := await _kept_bytes(gateway, record, output)) is not None:
@@ -130,16 +135,25 @@ async def completed(gateway: "Gateway", record: Json) -> Json:
     return shown
 
 
+async def filled(gateway: "Gateway", record: Json) -> Json:
+    """A stored record with its large values filled in, and with its internal keys."""
+    values: Json = {}
+    for key, blob in (record.get(LARGE_KEY) or {}).items():
+        if (value := await _kept_bytes(gateway, record, blob)) is not None:
+            values[key] = json.loads(value)
+    return record | values
+
+
 def shown_record(record: Json) -> Json:
-    """A stored record without its internal keys."""
-    return {key: value for key, value in record.items() if key not in _INTERNAL}
+    """A stored record without its internal keys, and without the places of its files' bytes."""
+    return without_places({k: v for k, v in record.items() if k not in _INTERNAL})
 
 
 def shown_rows(rows: Iterable[str], select: Sequence[str] | None = None) -> list[bytes]:
     """Stored rows as JSON texts without their internal keys; only the keys in `select`."""
     shown = []
     for row in rows:
-        if select is not None or any(f'"{key}"' in row for key in _INTERNAL):
+        if select is not None or any(f'"{key}"' in row for key in (*_INTERNAL, "blob")):
             record = shown_record(json.loads(row))
             if select is not None:
                 record = {key: value for key, value in record.items() if key in select}

@@ -29,15 +29,22 @@ IN_FLIGHT = 4
 ANSWER_WAIT = 10.0
 # Packing this many bytes takes less than handing them to a thread.
 PACKED_AT_ONCE = 16 * 1024
+# Marks a message that tells of the bytes before it, and is none of them.
+NOTE = "Chunks-Note"
 _LEVEL = 3
 
 
 async def write_chunks(
-    ledger: "Ledger", subject: str, parts: AsyncIterable[bytes] | Iterable[bytes]
+    ledger: "Ledger",
+    subject: str,
+    parts: AsyncIterable[bytes] | Iterable[bytes],
+    *,
+    ttl: int | None = None,
 ) -> Blob:
     """Store bytes that come in parts of any size; nothing is kept in memory but a few chunks.
 
-    Raises LedgerUnavailable; what was stored until then is an orphan on its subject.
+    After `ttl` seconds, if given, NATS deletes them. Raises LedgerUnavailable; what was stored
+    until then is an orphan on its subject.
     """
     digest = hashlib.sha256()
     size = 0
@@ -50,10 +57,29 @@ async def write_chunks(
         packed = _pack(chunk) if small else await asyncio.to_thread(_pack, chunk)
         if len(under_way) == IN_FLIGHT:
             sequences.append(await _stored(ledger, subject, under_way.popleft()))
-        under_way.append(await ledger.send(subject, packed))
+        under_way.append(await ledger.send(subject, packed, headers=_expiring(ttl)))
     while under_way:
         sequences.append(await _stored(ledger, subject, under_way.popleft()))
     return Blob(sequences=sequences, size=size, sha256=digest.hexdigest())
+
+
+async def write_note(ledger: "Ledger", subject: str, note: Json, *, ttl: int | None = None) -> None:
+    """Say something of the bytes on a subject, after them; `ttl` as in `write_chunks`.
+
+    Raises LedgerUnavailable.
+    """
+    headers = {NOTE: "1"} | (_expiring(ttl) or {})
+    data = json.dumps(note, separators=(",", ":")).encode()
+    await _stored(ledger, subject, await ledger.send(subject, data, headers=headers))
+
+
+async def read_note(ledger: "Ledger", subject: str) -> Json | None:
+    """The last message on a subject if it is a note; stored bytes are never taken for one."""
+    stored = await reading.find(ledger, {"last_by_subj": subject}, STREAM)
+    if stored is None or NOTE not in stored.headers:
+        return None
+    note: Json = json.loads(stored.data)
+    return note
 
 
 async def read_chunks(ledger: "Ledger", blob: Blob) -> AsyncIterator[bytes]:
@@ -129,6 +155,10 @@ async def _chunk(ledger: "Ledger", sequence: int) -> bytes:
         return await asyncio.to_thread(_unpack, stored.data)
     except zstandard.ZstdError as error:
         raise ChunksMissing(f"Message {sequence} is damaged: {error}.") from error
+
+
+def _expiring(ttl: int | None) -> dict[str, str] | None:
+    return None if ttl is None else {"Nats-TTL": f"{ttl}s"}
 
 
 def _pack(chunk: bytes) -> bytes:

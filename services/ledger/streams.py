@@ -47,7 +47,8 @@ def settings(replicas: int) -> list[Json]:
             "allow_atomic": True,
             "republish": {"src": "facts.>", "dest": "ledger.>"},
         },
-        common | {"name": CHUNKS, "subjects": ["chunks.>"]},
+        # Uploads say themselves when they expire.
+        common | {"name": CHUNKS, "subjects": ["chunks.>"], "allow_msg_ttl": True},
         common | {"name": SNAPSHOTS, "subjects": ["snapshots.>"]},
     ]
 

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
     )
     script = _script_text(launch)
     path = _write_script(spool.script(job), script, account) if script is not None else None
-    argv = _argv(document, path, variables.variables)
+    argv = _argv(document, path, variables.variables, launch.secrets)
     request = _request(launch, host, cwd=str(work), job_log=job_log)
     return Prepared(
         command=Command(argv, variables.variables, work, account),
@@ -98,6 +98,7 @@ def mode_of(launch: Launch) -> Mode:
         kill=kill if kill in ("none", "parent", "all") and not remote else "parent",
         sampled=not remote,
         may_update=bool(launch.plugin.get("may_update_event")),
+        secret=bool(launch.secrets),
     )
 
 
@@ -144,8 +145,10 @@ def _write_script(path: Path, text: str, account: Account | None) -> Path:
     return path
 
 
-def _argv(document: Json, script: Path | None, env: Mapping[str, str]) -> list[str]:
-    """The command line, its program as an absolute path."""
+def _argv(
+    document: Json, script: Path | None, env: Mapping[str, str], secrets: Container[str]
+) -> list[str]:
+    """The command line, its program as an absolute path; no secret may stand in it."""
     built_in = _built_in(document)
     if built_in == SHELL_PLUGIN:
         assert script is not None
@@ -161,7 +164,7 @@ def _argv(document: Json, script: Path | None, env: Mapping[str, str]) -> list[s
         words = shlex.split(rest)
     except ValueError as error:
         raise CannotStart(f"Child spawn error: {error} in the plugin's command") from error
-    argv = [_program(program, env), *(_expand(word, env) for word in words)]
+    argv = [_program(program, env), *(_expand(word, env, secrets) for word in words)]
     return [*argv, str(script)] if script is not None else argv
 
 
@@ -184,9 +187,22 @@ def _program(name: str, env: Mapping[str, str]) -> str:
     raise CannotStart(f"Child spawn error: Command not found: {name}")
 
 
-def _expand(word: str, env: Mapping[str, str]) -> str:
-    """`$NAME` and `${NAME}` from the child's environment; unknown ones are empty."""
-    return _VARIABLE.sub(lambda found: env.get(found[1] or found[2], ""), word)
+def _expand(word: str, env: Mapping[str, str], secrets: Container[str]) -> str:
+    """`$NAME` and `${NAME}` from the child's environment; unknown ones are empty.
+
+    Raises CannotStart for a secret: everybody on the machine could read it in the process list.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if name in secrets:
+            raise CannotStart(
+                f"Setup Error: The plugin's command names the secret {name}, which process lists "
+                "would show: its program must read it from the environment."
+            )
+        return env.get(name, "")
+
+    return _VARIABLE.sub(value, word)
 
 
 def _request(launch: Launch, host: Host, *, cwd: str, job_log: str) -> bytes:
@@ -217,4 +233,5 @@ def _visible(files: object) -> list[Json]:
     """Input files as the child sees them: they lie in its working directory under their name."""
     if not isinstance(files, list):
         return []
-    return [{k: v for k, v in f.items() if k != "path"} for f in files if isinstance(f, dict)]
+    hidden = ("path", "blob")
+    return [{k: v for k, v in f.items() if k not in hidden} for f in files if isinstance(f, dict)]

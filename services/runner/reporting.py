@@ -90,7 +90,7 @@ class Store:
                     "id": make_id("f", now, number, secrets.token_bytes(8)),
                     "date": int(now),
                     "filename": name,
-                    "path": f"files/jobs/{job}/{secrets.token_urlsafe(16)}/{name}",
+                    "path": f"files/jobs/{job}/{secrets.token_urlsafe(32)}/{name}",
                     "size": blob.size,
                     "server": self._server,
                     "job": job,

@@ -18,7 +18,7 @@ from domain.wording import spoken_duration, spoken_size
 from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.fleet import Fleet
-from projections.job_view import LARGE_KEY, LOG_KEY, document
+from projections.job_view import LARGE_KEY, LOG_KEY, document, without_places
 from services.ledger.secrets import log_token
 from services.settings import Settings
 
@@ -75,6 +75,7 @@ class Notices:
         server = self.fleet.servers.get(job.server or "")
         shown = document(job, groups=server.groups if server else ())
         shown = {k: v for k, v in shown.items() if k not in (LOG_KEY, LARGE_KEY, "env")}
+        shown = without_places(shown)
         result = completion.result_of(job)
         if result is not None:
             shown |= {"code": result.code, "description": result.description}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class Api:
 
     async def record(self, fact: Fact) -> Recorded:
         """A fact that somebody else wrote, seen by the gateway."""
-        sequence = await self.gateway.ledger.append(fact, id=f"test-{id(fact)}")
+        sequence = await self.gateway.ledger.append(fact, id=f"test-{secrets.token_hex(8)}")
         assert await self.gateway.reached(sequence)
         return Recorded(sequence, "", fact)
 

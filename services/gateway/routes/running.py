@@ -11,13 +11,13 @@ from domain.facts import Actor, JobRequested, Json
 from domain.ids import RESERVED
 from domain.macros import OVERRIDE
 from domain.run import RunEvent, decide_run, overrides_of
-from services.gateway import waiting
+from services.gateway import files, waiting
 from services.gateway.endpoint import Call, Routes
 from services.gateway.gateway import Decision
 from services.gateway.params import Params, check_common, check_depth
 from services.gateway.replies import Payload
 from services.gateway.routes.events import EVENT_TYPES
-from services.gateway.uploads import file_record
+from services.gateway.routes.files import published
 from services.ledger.secrets import stream_token
 
 api = Routes("Running events")
@@ -117,7 +117,7 @@ async def run_event(call: Call, values: Json) -> Payload:
         event=event,
         job=call.gateway.new_id("j", call.now),
         overrides=overrides_of(values),
-        input=_input(call, values.get("input")),
+        input=await _input(call, values.get("input")),
         test=values["test"],
         test_actions=values["test_actions"],
         test_limits=values["test_limits"],
@@ -145,14 +145,24 @@ def _event_named(call: Call, values: Json) -> Json:
     return event
 
 
-def _input(call: Call, given: Json | None) -> Json | None:
-    """The job's input with the uploaded files at the end of its files."""
-    if not call.params.uploads:
+async def _input(call: Call, given: Json | None) -> Json | None:
+    """The job's input with the uploaded files at the end of its files.
+
+    Of a file that was uploaded before, or that a job left, the client knows only the path.
+    """
+    named = (given or {}).get("files") or []
+    if not call.params.uploads and not named:
         return given
-    owner = call.known.id if call.known is not None else "magic"
-    uploaded = [file_record(upload, owner, call.now) for upload in call.params.uploads]
-    given = given or {}
-    return given | {"files": [*(given.get("files") or []), *uploaded]}
+    found = [await _named_file(call, file) for file in named]
+    return (given or {}) | {"files": [*found, *await published(call)]}
+
+
+async def _named_file(call: Call, file: Json) -> Json:
+    """The whole record of a file; one that is not found makes the job's setup fail."""
+    told = {key: value for key, value in file.items() if key != "blob"}
+    path = str(file.get("path") or "").removeprefix("/")
+    known = await files.find(call.gateway, path)
+    return told | known if known is not None else told
 
 
 async def _launched(call: Call, command: RunEvent) -> str:
@@ -174,6 +184,7 @@ async def _launched(call: Call, command: RunEvent) -> str:
 
     recorded = await gateway.submit(call, decide)
     assert isinstance(recorded.fact, JobRequested)
+    call.stored.clear()
     return recorded.fact.job
 
 
@@ -217,7 +228,7 @@ async def magic(call: Call, asked: tuple[Json, Json | None]) -> Payload:
         event=event,
         job=call.gateway.new_id("j", call.now),
         overrides={"params": params},
-        input=_input(call, given),
+        input=await _input(call, given),
     )
     job = await _launched(call, command)
     if len(call.tail) == 2:
