@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from services.runner.masking import Masking
+from services.runner.masking import Stream as MaskedStream
 from services.runner.spool import Read, Stream
-from services.runner.wire import LogSegment, LogText, Output
+from services.runner.wire import LogSegment, LogText, Message, Output, Remark
 
 CHUNK = 1024 * 1024
 KEPT = 256 * 1024
@@ -193,8 +195,12 @@ class JobOutput:
         noted: Callable[[Stream, int, float], None],
         owner: tuple[int, int] | None = None,
         known: bool = False,
+        masking: Masking | None = None,
     ) -> None:
-        """Open the files of a new job, or of one `known` to an earlier runner."""
+        """Open the files of a new job, or of one `known` to an earlier runner.
+
+        With `masking`, log and news hold only what that lets through.
+        """
         self.out = OutputFile(directory / f"{job}.out", owner, known=known)
         self.err = OutputFile(directory / f"{job}.err", owner, known=known)
         self.log = JobLog()
@@ -203,6 +209,11 @@ class JobOutput:
         self._reader = reader
         self._news = news
         self._noted = noted
+        self._masking = masking
+        # The log of a job with secrets is a masked copy of what the job wrote.
+        self._masks: dict[Stream, MaskedStream] = (
+            {"out": masking.stream(), "err": masking.stream()} if masking else {}
+        )
 
     def replay(self, reads: list[Read]) -> None:
         """Read again what an earlier runner read, in its order."""
@@ -245,10 +256,17 @@ class JobOutput:
         """Nothing more will be read: a last line without line feed counts."""
         for item in self._reader.finish():
             self._add(self.out, item)
+        for mask in self._masks.values():
+            self._add_text(mask.finish())
 
     def error_head(self) -> bytes:
         """The first bytes of stderr."""
-        return self.err.read(0, ERROR_HEAD)
+        head = self.err.read(0, ERROR_HEAD)
+        if self._masking is None:
+            return head
+        mask = self._masking.stream()
+        text = mask.feed(head)
+        return text + mask.finish() if len(head) < ERROR_HEAD else text
 
     def close(self) -> None:
         """Let go of the files; stdout's and stderr's own are the spool's to delete."""
@@ -264,7 +282,7 @@ class JobOutput:
     def _take(self, stream: Stream, file: OutputFile, chunk: bytes) -> None:
         offset = file.position - len(chunk)
         if stream == "err":
-            self.log.add(file, offset, len(chunk))
+            self._add_log(stream, file, offset, len(chunk))
             return
         for item in self._reader.feed(chunk, offset):
             self._add(file, item)
@@ -272,14 +290,30 @@ class JobOutput:
     def _add(self, file: OutputFile, item: Output) -> None:
         match item:
             case LogSegment(offset, length):
-                self.log.add(file, offset, length)
+                self._add_log("out", file, offset, length)
             case LogText(text):
-                self._add_text(text)
+                self._add_text(self._masks["out"].feed(text) if self._masks else text)
+            case Message(fields) if self._masking is not None:
+                self._news(Message(self._masking.fields(fields)))
+            case Remark(text) if self._masking is not None:
+                self._news(Remark(self._masking.text(text)))
             case _:
                 self._news(item)
 
+    def _add_log(self, stream: Stream, file: OutputFile, offset: int, length: int) -> None:
+        """A stretch of a file as it is; of a job with secrets, a masked copy."""
+        if not self._masks:
+            self.log.add(file, offset, length)
+            return
+        while length > 0 and (part := file.read(offset, min(length, CHUNK))):
+            self._add_text(self._masks[stream].feed(part))
+            offset += len(part)
+            length -= len(part)
+
     def _add_text(self, text: bytes) -> None:
         """Log bytes that the job did not write itself go to a file of their own."""
+        if not text:
+            return
         if self._texts is None:
             self._texts = OutputFile(self._texts_path)
         offset = self._texts.end

@@ -5,6 +5,7 @@ here answers None or leaves a process out when it is gone. Knows nothing of jobs
 """
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,11 @@ def by_session(wanted: set[int]) -> dict[int, list[Process]]:
         if process.session in wanted and process.state not in "ZX":
             found[process.session].append(process)
     return found
+
+
+def age(start: int) -> float:
+    """For how many seconds a process has lived that began at `start`; no clock change matters."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start / TICKS_PER_SECOND)
 
 
 def is_alive(pid: int, start: int) -> bool:

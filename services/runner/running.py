@@ -15,13 +15,14 @@ from typing import Any
 from domain.facts import Actor, Blob, JobFinished, JobFinishing, JobStarted, Json
 from domain.macros import expand_text, param_context
 from services.logs import logger
-from services.runner import children
+from services.runner import children, procfs
 from services.runner.children import Child
 from services.runner.commands import Host, Prepared, mode_of, prepare
 from services.runner.errors import CannotStart
 from services.runner.inputs import fetch_inputs
 from services.runner.launches import Launch, Launches
 from services.runner.leftovers import Leftovers
+from services.runner.masking import Mask, Masking, Withheld
 from services.runner.news import JobNews, Outcome, fold_message, live_fields
 from services.runner.outbox import Outbox
 from services.runner.output import JobOutput
@@ -142,6 +143,7 @@ class Run:
             return False
         await self._reopen()
         self.undecided = False
+        self._began = time.monotonic() - procfs.age(start_ticks)
         self._watch(child, self.entry.started or time.time())
         if self.entry.abort is not None:
             self._end_process()
@@ -193,6 +195,7 @@ class Run:
             noted=lambda stream, upto, at: spool.read(entry.order, stream, upto, at),
             owner=(account.uid, account.gid) if account else None,
             known=prepared is None,
+            masking=self._masking(),
         )
         for remark in prepared.remarks if prepared else ():
             self.note(remark)
@@ -201,9 +204,18 @@ class Run:
             fold_message(self._news, first)
         return self.output
 
+    def _masking(self) -> Masking | None:
+        """How secrets are kept out of what is stored and shown."""
+        if not self.entry.mode.secret:
+            return None
+        if self._launch is not None and self._launch.secrets:
+            return Mask(self._launch.secrets)
+        self.note("WARNING: The output is withheld: the secrets to be masked are not known now.")
+        return Withheld()
+
     async def _reopen(self) -> None:
         """The output as an earlier runner had read it."""
-        if self.entry.mode.passes:
+        if self.entry.mode.passes or self.entry.mode.secret:
             self._launch = await self._fetched()
         self._open(None).replay(self.entry.reads)
 
@@ -306,6 +318,7 @@ class Run:
             **shown_report(shown, self._expand),
             "order": entry.order,
             "pid": entry.pid,
+            "elapsed": round(time.monotonic() - self._began, 3),
             "updated": self._updated,
             "log_size": self.output.log.size if self.output else 0,
             "cpu": self._usage.cpu.as_json(),

@@ -52,7 +52,7 @@ class Mode:
 
     `shell`: the rules of the shell plugin apply, with its params `annotate` and `passes`.
     `kill` is the kill policy, `sampled` whether its processes are looked at, `may_update`
-    whether it may change its own event.
+    whether it may change its own event, `secret` whether secrets must be masked in its output.
     """
 
     shell: bool = False
@@ -61,6 +61,7 @@ class Mode:
     kill: Kill = "parent"
     sampled: bool = True
     may_update: bool = False
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)

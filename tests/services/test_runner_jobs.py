@@ -129,7 +129,7 @@ async def test_messages_become_the_report_and_the_rest_the_log(scheduler: Bench)
 
 async def test_the_child_reads_its_job_and_its_secrets(scheduler: Bench) -> None:
     """One line of JSON on stdin; params, input and secrets in the environment as well."""
-    scheduler.secrets = {"TOKEN": "s3cret"}
+    scheduler.secrets = {"TOKEN": "s3crt"}
     script = """read -r line; printf "got %s\\n" "$line"
         echo "$TOKEN $color $data_city $JOB_ID $(pwd)" """
     order = await scheduler.script(
@@ -141,10 +141,10 @@ async def test_the_child_reads_its_job_and_its_secrets(scheduler: Bench) -> None
     first, second = (await scheduler.log(finished)).splitlines()
     request = json.loads(first.removeprefix("got "))
     assert (request["xy"], request["type"], request["id"]) == (1, "event", "j1")
-    assert request["secrets"] == {"TOKEN": "s3cret"}
+    assert request["secrets"] == {"TOKEN": "s3crt"}
     assert request["input"]["data"] == {"city": "Bern"}
     cwd = (await scheduler.started(order)).cwd
-    assert second == f"s3cret red Bern j1 {cwd}"
+    assert second == f"s3crt red Bern j1 {cwd}"
 
 
 async def test_a_child_inherits_neither_ignored_signals_nor_descriptors(scheduler: Bench) -> None:
