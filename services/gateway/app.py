@@ -18,6 +18,7 @@ from services.gateway.replies import JSON_TYPE, Reply, encode
 from services.gateway.routes import (
     access,
     deletion,
+    enrolment,
     events,
     files,
     jobs,
@@ -25,6 +26,7 @@ from services.gateway.routes import (
     records,
     running,
     search,
+    secrets,
     servers,
 )
 from services.gateway.routes import logs as job_logs
@@ -40,6 +42,8 @@ ROUTES: tuple[Routes, ...] = (
     records.api,
     servers.api,
     access.api,
+    enrolment.api,
+    secrets.api,
     misc.api,
 )
 

@@ -28,6 +28,7 @@ from services.gateway.views import REPEATABLE, Views
 from services.ledger.connection import Ledger, LedgerUnavailable, WrongSequence
 from services.ledger.enrolment import enrolment_signer
 from services.ledger.reader import Follower
+from services.ledger.vault import Vault
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Gateway:
         self.ledger = ledger
         self.secret = secret
         self.signer = enrolment_signer(settings.data_dir)
+        self.vault = Vault.of(settings.data_dir)
         self.clock = clock
         self.views = Views(settings.timezone)
         self.live = LiveData(self.views, clock)
