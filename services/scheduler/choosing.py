@@ -5,7 +5,9 @@ domain/targets.py; this module supplies presence, load and the random draw.
 """
 
 import random
+import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +31,7 @@ SETTLE = 5.0
 
 @dataclass(slots=True)
 class Heard:
-    """The newest heartbeat of one runner; `at` is the receiver's time in Unix seconds."""
+    """The newest heartbeat of one runner; `at` is the receiver's time (see Chooser)."""
 
     boot: str
     at: float
@@ -39,15 +41,25 @@ class Heard:
 
 
 class Chooser:
-    """Presence and load of the fleet, and the choice of a server for one job."""
+    """Presence and load of the fleet, and the choice of a server for one job.
+
+    `ticks` gives seconds that only ever grow: presence is a matter of intervals, and a clock that
+    is set must neither lose a server nor revive one.
+    """
 
     def __init__(
-        self, definitions: Definitions, jobs: ActiveJobs, fleet: Fleet, states: EventStates
+        self,
+        definitions: Definitions,
+        jobs: ActiveJobs,
+        fleet: Fleet,
+        states: EventStates,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self.definitions = definitions
         self.jobs = jobs
         self.fleet = fleet
         self.states = states
+        self.ticks = ticks
         self.listening = 0.0
         self.heard_of: dict[str, Heard] = {}
         self._draw = random.Random()  # noqa: S311 - the draw is recorded, not a secret
@@ -55,23 +67,24 @@ class Chooser:
         self._count: Counter[str] = Counter()
         self._robin: dict[str, int] = {}
 
-    def begin(self, now: float) -> None:
+    def begin(self) -> None:
         """A new term: what was heard as a standby counts, silence does not yet."""
-        self.listening = now
+        self.listening = self.ticks()
 
     def deafened(self) -> None:
         """The connection was lost; the next round starts listening anew."""
         self.listening = 0.0
 
-    def round(self, now: float) -> None:
+    def round(self) -> None:
         """A new round: earlier rounds' decisions are folded by now."""
-        self.listening = self.listening or now
+        self.listening = self.listening or self.ticks()
         self._weight.clear()
         self._count.clear()
         self._robin.clear()
 
-    def heard(self, message: dict[str, Any], now: float) -> bool:
+    def heard(self, message: dict[str, Any]) -> bool:
         """Take in a heartbeat; True if the server was not present before."""
+        now = self.ticks()
         server, boot = str(message.get("server")), str(message.get("boot"))
         old = self.heard_of.get(server)
         jobs = message.get("jobs") or {}
@@ -83,7 +96,7 @@ class Chooser:
         self.fleet.heard(server, boot, now, message.get("info") or {})
         return old is None or old.boot != boot or now - old.at > SILENT
 
-    def present(self, server: str, now: float) -> bool:
+    def present(self, server: str) -> bool:
         """Whether a server may get jobs: its current boot was heard lately."""
         heard, known = self.heard_of.get(server), self.fleet.servers.get(server)
         return (
@@ -91,22 +104,22 @@ class Chooser:
             and known is not None
             and not known.left
             and known.boot == heard.boot
-            and now - heard.at <= SILENT
+            and self.ticks() - heard.at <= SILENT
         )
 
-    def silent(self, server: str, seconds: float, now: float) -> bool:
+    def silent(self, server: str, seconds: float) -> bool:
         """Whether nothing was heard of a server for so long while somebody listened."""
         heard = self.heard_of.get(server)
         since = max(self.listening, heard.at if heard else 0.0)
-        return self.listening > 0 and now - since > seconds
+        return self.listening > 0 and self.ticks() - since > seconds
 
-    def unknown_for(self, job: Job, now: float) -> float:
+    def unknown_for(self, job: Job) -> float:
         """For how many seconds the job's runner, past its order, has not listed the job."""
         heard = self.heard_of.get(job.server or "")
         if heard is None or heard.boot != job.boot:
             return 0.0
         since = heard.missing.get(job.id)
-        return now - max(since, self.listening) if since is not None else 0.0
+        return self.ticks() - max(since, self.listening) if since is not None else 0.0
 
     def _note_missing(self, server: str, heard: Heard, now: float) -> None:
         held = self.jobs.by_server.get(server, set())
@@ -129,18 +142,18 @@ class Chooser:
         if chosen.robin is not None:
             self._robin[job.event] = chosen.robin
 
-    def kept(self, job: Job, now: float) -> Chosen | None:
+    def kept(self, job: Job) -> Chosen | None:
         """The server that was held while the job's start actions ran, if it is still there."""
-        if job.held and job.server is not None and self.present(job.server, now):
+        if job.held and job.server is not None and self.present(job.server):
             return Chosen(job.server, self.fleet.servers[job.server].boot)
         return None
 
-    def choose(self, job: Job, now: float) -> Chosen | NoServer:
+    def choose(self, job: Job) -> Chosen | NoServer:
         """A server for this job, or why there is none (execution.md 5)."""
-        fitting, problem = self._fitting(job, now)
+        fitting, problem = self._fitting(job)
         roomy = with_room(fitting, job.spec.weight)
         if not roomy:
-            unsettled = now - self.listening < SETTLE and not fitting
+            unsettled = self.ticks() - self.listening < SETTLE and not fitting
             return NoServer(problem or NO_SERVER, unsettled=unsettled)
         robin = self._robin.get(job.event)
         if robin is None:
@@ -153,17 +166,17 @@ class Chooser:
         boot = self.fleet.servers[found.server.id].boot
         return Chosen(found.server.id, boot, found.robin)
 
-    def eligible(self, job: Job, now: float) -> Eligible | NoServer:
+    def eligible(self, job: Job) -> Eligible | NoServer:
         """All servers that may have a child of this job, whatever their load (5.1)."""
-        fitting, problem = self._fitting(job, now)
+        fitting, problem = self._fitting(job)
         if fitting:
             return Eligible([server.id for server in fitting])
-        return NoServer(problem or NO_SERVER, unsettled=now - self.listening < SETTLE)
+        return NoServer(problem or NO_SERVER, unsettled=self.ticks() - self.listening < SETTLE)
 
-    def _fitting(self, job: Job, now: float) -> tuple[list[ServerView], str | None]:
+    def _fitting(self, job: Job) -> tuple[list[ServerView], str | None]:
         """Present, enabled servers that the targets name and the expression lets through."""
         targets = job.value("targets")
-        ids = resolve(targets, self.fleet.directory, lambda id: self.present(id, now))
+        ids = resolve(targets, self.fleet.directory, self.present)
         views = [view for id in ids if (view := self._view(id)) is not None and view.enabled]
         try:
             expression = _expression(job)

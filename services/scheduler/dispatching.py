@@ -93,7 +93,7 @@ class Dispatching:
         self._to_kill.clear()
         self._swept = 0.0
         self._fleet_changed = True
-        self.chooser.begin(now)
+        self.chooser.begin()
         self.stages.begin(actor)
 
     def note(self, recorded: Recorded, touched: list[Job]) -> None:
@@ -118,18 +118,19 @@ class Dispatching:
         """Look at this job again: one of its actions has an outcome."""
         self._touched[job] = None
 
-    def heard(self, message: dict[str, Any], now: float) -> bool:
+    def heard(self, message: dict[str, Any]) -> bool:
         """A runner's heartbeat; True if a decision may follow from it."""
-        changed = self.chooser.heard(message, now)
+        changed = self.chooser.heard(message)
         self._fleet_changed = self._fleet_changed or changed
         server, held = str(message.get("server")), message.get("jobs") or {}
-        self._note_strangers(server, held, now)
+        self._note_strangers(server, held)
         pushed = self.stages.heard(server, held)
         self._touched |= dict.fromkeys(pushed)
         return changed or bool(self._to_kill or pushed)
 
-    def _note_strangers(self, server: str, held: Json, now: float) -> None:
+    def _note_strangers(self, server: str, held: Json) -> None:
         """Jobs that a runner still runs although they are over: it was lost and came back."""
+        now = self.chooser.ticks()
         seen: dict[tuple[str, str, int], float] = {}
         for id, telemetry in held.items():
             order = int(telemetry.get("order") or 0)
@@ -168,7 +169,7 @@ class Dispatching:
         self._taken.clear()
         self._queued.clear()
         self._decided.clear()
-        self.chooser.round(now)
+        self.chooser.round()
         self._ring(now)
         decisions: list[Decision] = []
         for source in (
@@ -190,10 +191,10 @@ class Dispatching:
     def _ring(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             self._touched[heapq.heappop(self._timers)[1]] = None
-        if now - self._swept >= SWEEP:
-            self._swept = now
+        if self.chooser.ticks() - self._swept >= SWEEP:
+            self._swept = self.chooser.ticks()
             self._limits_due = True
-            self._sweep(now)
+            self._sweep()
         if self._fleet_changed:
             self._fleet_changed = False
             self._touched |= self._parked
@@ -201,18 +202,18 @@ class Dispatching:
             self._parked.clear()
             self._starved.clear()
 
-    def _sweep(self, now: float) -> None:
+    def _sweep(self) -> None:
         """Once a second: jobs whose server is silent or does not know them."""
         self._fleet_changed = self._fleet_changed or bool(self._parked or self._starved)
         for server in list(self.jobs.by_server):
-            if not self.chooser.silent(server, SILENT, now) and not self._strangers(server, now):
+            if not self.chooser.silent(server, SILENT) and not self._strangers(server):
                 continue
             for id in self.jobs.by_server[server]:
                 self._touched[id] = None
 
-    def _strangers(self, server: str, now: float) -> bool:
+    def _strangers(self, server: str) -> bool:
         return any(
-            self.chooser.unknown_for(self.jobs.jobs[id], now) > UNKNOWN_AFTER
+            self.chooser.unknown_for(self.jobs.jobs[id]) > UNKNOWN_AFTER
             for id in self.jobs.by_server[server]
         )
 
@@ -334,15 +335,15 @@ class Dispatching:
         """The end of a job whose runner is gone, deaf or does not know it (execution.md 12)."""
         if not job.assigned or job.server is None:
             return None
-        if job.unknown_to_server or self.chooser.unknown_for(job, now) > UNKNOWN_AFTER:
+        if job.unknown_to_server or self.chooser.unknown_for(job) > UNKNOWN_AFTER:
             return self._end_of_lost(job, "Its server does not know the job (any more).")
         if job.abort is not None:
-            if job.state is JobState.FINISHING or self.chooser.silent(job.server, SILENT, now):
+            if job.state is JobState.FINISHING or self.chooser.silent(job.server, SILENT):
                 return completion.aborted(job.abort.reason, retry_ok=job.abort.retry_ok)
             deadline = (job.abort_ordered or now) + self.settings.kill_timeout * 2 + UNKNOWN_AFTER
             if now > deadline:
                 return completion.aborted(job.abort.reason, retry_ok=job.abort.retry_ok)
-        if self.chooser.silent(job.server, self.settings.server_timeout, now):
+        if self.chooser.silent(job.server, self.settings.server_timeout):
             wait = self.settings.server_timeout
             return self._end_of_lost(job, f"Server lost: nothing heard of it for {wait:g} seconds.")
         return None
@@ -431,8 +432,8 @@ class Dispatching:
 
         def choose() -> Chosen | multiplex.Eligible | NoServer:
             if job.spec.multiplex:
-                return self.chooser.eligible(job, now)
-            return self.chooser.kept(job, now) or self.chooser.choose(job, now)
+                return self.chooser.eligible(job)
+            return self.chooser.kept(job) or self.chooser.choose(job)
 
         start = decide_start(job, situation, choose, now=now, actor=self.actor)
         match start:

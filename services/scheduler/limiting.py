@@ -14,7 +14,7 @@ from services.scheduler.choosing import Chooser
 
 
 class Limiting:
-    """The running jobs that have limits. Times are Unix seconds."""
+    """The running jobs that have limits. Times are seconds that no clock change moves."""
 
     def __init__(self, jobs: ActiveJobs, chooser: Chooser) -> None:
         self._jobs = jobs
@@ -34,16 +34,17 @@ class Limiting:
         else:
             self._watched.pop(job.id, None)
 
-    def due(self, now: float) -> Iterator[tuple[Job, Fired]]:
+    def due(self) -> Iterator[tuple[Job, Fired]]:
         """The limits that are exceeded now: at most one of each job."""
         for id in list(self._watched):
             job = self._jobs.jobs.get(id)
-            fired = self._look(job, now) if job is not None else None
+            fired = self._look(job) if job is not None else None
             if job is not None and fired is not None:
                 yield job, fired
 
-    def _look(self, job: Job, now: float) -> Fired | None:
-        told = self._told(job)
+    def _look(self, job: Job) -> Fired | None:
+        now = self._chooser.ticks()
+        told, heard_at = self._told(job)
         limits = limits_of(job)
         mem, cpu = _current(told.get("mem")), _current(told.get("cpu"))
         since = self._watched[job.id]
@@ -51,7 +52,7 @@ class Limiting:
         self._watched[job.id] = since = {index: since.get(index, now) for index in high}
         log_size = told.get("log_size")
         usage = Usage(
-            elapsed=now - job.started,
+            elapsed=_seconds(told.get("elapsed")) + now - heard_at,
             log_size=log_size if isinstance(log_size, int | float) else 0,
             mem=mem,
             cpu=cpu,
@@ -59,11 +60,17 @@ class Limiting:
         )
         return first_due(limits, usage, now)
 
-    def _told(self, job: Job) -> Json:
-        """The job's part of its runner's last heartbeat."""
+    def _told(self, job: Job) -> tuple[Json, float]:
+        """The job's part of its runner's last heartbeat, and when that came."""
         heard = self._chooser.heard_of.get(job.server or "")
         told = heard.jobs.get(job.id) if heard is not None and heard.boot == job.boot else None
-        return told if isinstance(told, dict) else {}
+        if heard is None or not isinstance(told, dict):
+            return {}, self._chooser.ticks()
+        return told, heard.at
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _current(metric: object) -> float:

@@ -119,7 +119,7 @@ class Stages:
 
     def limits(self, now: float) -> Iterator[tuple[Job, list[Decision]]]:
         """The limits that running jobs exceed now."""
-        for job, fired in self._limiting.due(now):
+        for job, fired in self._limiting.due():
             yield job, _decisions(job, fire(job, fired, now=now, actor=self.actor))
 
     def _source(self, job: Job) -> str:
