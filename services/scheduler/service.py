@@ -255,7 +255,7 @@ class Scheduler:
         self._woken.set()
 
     async def _heartbeat(self, message: dict[str, Any]) -> None:
-        if self.dispatching.heard(message, self.clock()):
+        if self.dispatching.heard(message):
             self._woken.set()
 
     async def _announcement(self, message: dict[str, Any]) -> None:
