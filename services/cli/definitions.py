@@ -156,20 +156,23 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"~|null|"), ["~", "n", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false"), list("tf"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9]*)"), list("-0123456789")
+    "tag:yaml.org,2002:null", re.compile(r"(?:~|null)?\Z"), ["~", "n", ""]
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9]*)\Z"), list("-0123456789")
 )
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"),
+    re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?\Z"),
     list("-0123456789"),
 )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists indented, repeats what is there twice, and texts of several lines as blocks."""
+    """Writes lists indented, repeats what is there twice, texts of several lines as blocks;
+    lists of numbers take one line."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         """Indent the entries of lists too."""
@@ -185,7 +188,13 @@ def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
+def _list_node(dumper: _Dumper, entries: list[Any]) -> yaml.SequenceNode:
+    numbers = all(isinstance(entry, int | float) for entry in entries)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", entries, flow_style=numbers)
+
+
 _Dumper.add_representer(str, _text_node)
+_Dumper.add_representer(list, _list_node)
 
 
 def _one_line(error: Exception) -> str:

@@ -69,7 +69,7 @@ class World:
     """All definitions as they will be, without the one that is being decided (domain Known)."""
 
     def __init__(self, present: Definitions, wanted: Definitions) -> None:
-        self._records = {
+        self._records: dict[str, dict[str, Json]] = {
             kind.type: {
                 id: record | {"id": id}
                 for id, record in (present.get(kind, {}) | wanted.get(kind, {})).items()
