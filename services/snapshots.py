@@ -46,19 +46,22 @@ class Pace:
         """A snapshot of this position was begun."""
         self._position, self._at = position, now
 
-    def written(self, now: float) -> None:
-        """The snapshot that was begun is written."""
-        self._took = now - self._at
+    def took(self, seconds: float) -> None:
+        """What the snapshot that was begun cost, in seconds of CPU."""
+        self._took = seconds
 
 
-async def encode(state: Any) -> bytes:
+async def encode(state: Any, pace: Pace) -> bytes:
     """The bytes of a state that nobody changes any more; the loop goes on meanwhile."""
-    return await asyncio.to_thread(_encode, state)
+    data, seconds = await asyncio.to_thread(_encode, state)
+    pace.took(seconds)
+    return data
 
 
-def _encode(state: Any) -> bytes:
+def _encode(state: Any) -> tuple[bytes, float]:
+    began = time.thread_time()
     encoded = bytearray()
     for piece in snapshot.pieces(state):
         encoded += piece
         time.sleep(_BREATH)
-    return bytes(encoded)
+    return bytes(encoded), time.thread_time() - began

@@ -58,19 +58,18 @@ async def keep_snapshots(gateway: "Gateway") -> None:
         if pace.is_due(gateway.follower.position, began):
             pace.taken(gateway.follower.position, began)
             try:
-                await write(gateway)
-                pace.written(time.monotonic())
+                await write(gateway, pace)
             except Exception:
                 # What a snapshot saves is time at the next start: no reason to end this one.
                 log.exception("The snapshot failed", action="snapshot_failed")
 
 
-async def write(gateway: "Gateway") -> None:
+async def write(gateway: "Gateway", pace: Pace) -> None:
     """Write a snapshot of the views as they are now."""
     began = time.monotonic()
     state = gateway.views.state()
     copied = time.monotonic()
-    data = await encode(state)
+    data = await encode(state, pace)
     try:
         await gateway.views.keep_state(state.position, data)
     except sqlite3.DatabaseError as error:

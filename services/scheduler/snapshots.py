@@ -131,9 +131,8 @@ class Snapshots:
         state = self._state()
         self._pace.taken(state.position, began)
         copied = time.monotonic()
-        data = await encode(state)
+        data = await encode(state, self._pace)
         await store.write_snapshot(self._scheduler.ledger, state.position, data)
-        self._pace.written(time.monotonic())
         log.info(
             "wrote a snapshot",
             action="snapshot_written",

@@ -261,7 +261,7 @@ async def test_what_else_is_kept_beside_the_snapshots_stays(ledger: Ledger) -> N
 def test_snapshots_that_take_long_are_written_less_often() -> None:
     pace = Pace(0, 0.0)
     pace.taken(FACTS, 10.0)
-    pace.written(12.0)  # it took 2 s
+    pace.took(2.0)
     assert not pace.is_due(2 * FACTS, 10.0 + 39.0)
     assert pace.is_due(2 * FACTS, 10.0 + 41.0)
 
