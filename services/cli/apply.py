@@ -93,7 +93,8 @@ def _show(console: "Console", change: "Change") -> None:
     from services.cli.definitions import differences
 
     sign, colour = _SIGNS[change.verb]
-    console.print(f"{sign} {change.kind.plural}/{change.id}", style=f"bold {colour}")
+    title = (change.after or change.before or {}).get("title")
+    console.print(f"{sign} {change.kind.plural}/{change.id}  {title}", style=f"bold {colour}")
     for line in differences(change.before, change.after) if change.verb == "update" else ():
         console.print(f"    {line}", style=_COLOURS.get(line[:1], ""))
 
