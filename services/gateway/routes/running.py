@@ -10,9 +10,10 @@ from domain.event import magic_token
 from domain.facts import Actor, JobRequested, Json
 from domain.ids import RESERVED
 from domain.macros import OVERRIDE
-from domain.run import RunEvent, decide_run, overrides_of
+from domain.run import RunEvent, check_gate, check_plugin_enabled, decide_run, overrides_of
 from services.gateway import files, waiting
-from services.gateway.endpoint import Call, Routes
+from services.gateway.endpoint import Answer, Call, Routes
+from services.gateway.form import form_page
 from services.gateway.gateway import Decision
 from services.gateway.params import Params, check_common, check_depth
 from services.gateway.replies import Payload
@@ -235,6 +236,24 @@ async def magic(call: Call, asked: tuple[Json, Json | None]) -> Payload:
         return {"job": await waiting.end_of(call, job)}
     token = stream_token(call.gateway.secret, job)
     return {"description": "The job was launched.", "id": job, "stream": token}
+
+
+@api.endpoint(
+    "form",
+    "A page with an event's fields that runs it through its magic link: /api/app/form/v1/KEY.",
+    open=True,
+    tails=1,
+)
+async def form(call: Call) -> Answer:
+    """api.md 7.3."""
+    event = _event_behind(call, call.tail[0]) if call.tail else None
+    if event is None:
+        raise BadRequest("The link is not valid.")
+    definitions = call.gateway.views.definitions
+    check_gate(event, definitions, test=False, manual=False)
+    plugin = str(event.get("plugin"))
+    check_plugin_enabled(definitions.record("plugin", plugin), plugin, test=False)
+    return form_page(event, call.tail[0])
 
 
 def _event_behind(call: Call, key: str) -> Json | None:
