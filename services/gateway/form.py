@@ -114,11 +114,11 @@ def _select(field: Json, common: str) -> str:
 
 
 def _options(common: str, choices: list[tuple[str, str]], chosen: Any) -> str:
-    options = (
-        f'<option value="{escape(id)}"{" selected" if id == chosen else ""}>{escape(title)}</option>'
-        for id, title in choices
-    )
-    return f"<select {common}>{''.join(options)}</select>"
+    options = [f"<select {common}>"]
+    for id, title in choices:
+        mark = " selected" if id == chosen else ""
+        options.append(f'<option value="{escape(id)}"{mark}>{escape(title)}</option>')
+    return "".join([*options, "</select>"])
 
 
 def _bounds(field: Json, kind: str) -> str:
