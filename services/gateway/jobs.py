@@ -23,7 +23,8 @@ from projections.job_view import (
 )
 from services import logs
 from services.ledger.chunks import read_chunks
-from services.ledger.errors import ChunksMissing
+from services.ledger.errors import ChunksMissing, LedgerUnavailable
+from services.ledger.live import ask_raw
 
 if TYPE_CHECKING:
     from services.gateway.gateway import Gateway
@@ -32,6 +33,8 @@ log = logs.logger("jobs")
 
 # A log up to this size is part of its job's record as `output` (data.md 6.1).
 INLINE_LOG = 1024 * 1024
+# A runner that does not tell what its job uses is not waited for, in seconds.
+_ANSWER_WITHIN = 1.0
 # What live lists leave out (api.md 4.2).
 DETAILS = frozenset("input data files activity timelines".split())
 # Keys of a stored record that only say where its bytes are.
@@ -110,6 +113,19 @@ async def find(gateway: "Gateway", id: str, *, raw: bool = False) -> tuple[Job |
     if job is not None:
         return job, document(job) if raw else live_document(gateway.seen, job)
     return None, await final_record(gateway, id)
+
+
+async def timelines(gateway: "Gateway", job: Job) -> Json:
+    """`timelines` of a running job, from its runner; nothing where that does not answer."""
+    if job.state is not JobState.ACTIVE or job.server is None:
+        return {}
+    request = {"job": job.id, "timelines": True}
+    try:
+        answer = await ask_raw(gateway.ledger, f"live.log.{job.server}", request, _ANSWER_WITHIN)
+        found = json.loads(answer.data or b"{}")
+    except (LedgerUnavailable, ValueError):
+        return {}
+    return {"timelines": found} if found else {}
 
 
 async def final_record(gateway: "Gateway", id: str) -> Json | None:

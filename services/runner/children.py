@@ -32,8 +32,10 @@ _FILES = "unlimited" if _SOFT == resource.RLIM_INFINITY else str(_SOFT)
 # $0 is "JOB ORDER", $1 the working directory, the rest the command. A shell reports "killed by
 # signal N" and "exit 128+N" alike; only for the former it prints a remark, so the wrapper then
 # dies by the same signal. The command runs in a subshell of its own so that the remark does not
-# go to the job's stderr.
+# go to the job's stderr. A script that signals its whole group (`kill 0`) must not end the wrapper
+# with it: trapped signals, unlike ignored ones, are at their default again in the command.
 WRAPPER = f"""\
+trap : 1 2 3 10 12 13 14 15
 echo "begin $0 $$" >&{_EXITS}
 ulimit -Sn {_FILES}
 cd "$1" || exit 126
@@ -43,6 +45,7 @@ s=$?
 if [ $s -gt 128 ] && [ -s /proc/self/fd/{_MESSAGES} ]; then
   echo "end $0 -$((s - 128))" >&{_EXITS}
   ulimit -c 0
+  trap - $((s - 128))
   kill -$((s - 128)) $$
 fi
 echo "end $0 $s" >&{_EXITS}
@@ -74,6 +77,8 @@ def start(command: Command, tag: str, stdin: bytes, out: int, err: int, exits: i
     given = _memory_file("stdin", stdin)
     remarks = _memory_file("remarks", b"")
     targets = {0: given, 1: out, _MESSAGES: remarks, _ERR: err, _EXITS: exits}
+    if exits == _ERR:  # it would be overwritten before it is copied
+        targets = {0: given, 1: out, _MESSAGES: remarks, _EXITS: exits, _ERR: err}
     try:
         if command.account is None:
             return _spawn(command, tag, targets)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LARGE_VALUE = 64 * 1024
 """Bytes of JSON from which a value goes to CHUNKS instead of into the report."""
 
+NEVER_REPORTED = frozenset({"timelines"})
+"""Telemetry is kept outside the ledger, however small it is (execution.md 15)."""
+
 RETRY_WAIT = 0.5
 # Logs and files on their way at the same time; each keeps a few chunks in memory.
 AT_ONCE = 4
@@ -66,7 +69,7 @@ class Store:
         small: Json = {}
         large: dict[str, Blob] = {}
         for key, value in report.items():
-            data = _encoded_if_large(value)
+            data = _encoded_if_large(value, always=key in NEVER_REPORTED)
             if data is None:
                 small[key] = value
             else:
@@ -102,8 +105,8 @@ class Store:
         return records, remarks
 
 
-def _encoded_if_large(value: Any) -> bytes | None:
+def _encoded_if_large(value: Any, *, always: bool) -> bytes | None:
     if not isinstance(value, str | dict | list):
         return None
     data = json.dumps(value, separators=(",", ":")).encode()
-    return data if len(data) > LARGE_VALUE else None
+    return data if always or len(data) > LARGE_VALUE else None

@@ -26,12 +26,11 @@ from services.runner.masking import Mask, Masking, Withheld
 from services.runner.news import JobNews, Outcome, fold_message, live_fields
 from services.runner.outbox import Outbox
 from services.runner.output import JobOutput
-from services.runner.procfs import Process, io_bytes
 from services.runner.reporting import Store
 from services.runner.reports import shown_report
 from services.runner.results import END_UNSEEN, first_message, reader_for, result
 from services.runner.spool import Entry, Phase, Spool
-from services.runner.usage import Usage
+from services.runner.usage import Look, Usage
 from services.runner.wire import Message, Output, Remark
 
 log = logger("jobs")
@@ -254,10 +253,13 @@ class Run:
         """Read what the job has written, in bounded steps; whether more is waiting."""
         return self.running and self.output is not None and self.output.poll(now)
 
-    def look(self, found: list[Process], now: float) -> None:
-        """Take in the job's processes, as seen at `now` (monotonic seconds)."""
-        io = {process.pid: io_bytes(process.pid) for process in found}
-        self._usage.look(found, io, now)
+    def look(self, seen: Look) -> None:
+        """Take in the job's processes as they were seen."""
+        self._usage.look(seen)
+
+    def timelines(self) -> Json:
+        """What the job used, second by second and minute by minute."""
+        return self._usage.timelines()
 
     def abort(self, reason: str) -> None:
         """End the job: at once if it has not started, by signals if it runs."""
@@ -324,6 +326,7 @@ class Run:
             "cpu": self._usage.cpu.as_json(),
             "mem": self._usage.mem.as_json(),
             "procs": self._usage.procs(),
+            "conns": self._usage.conns(),
         }
 
     def _expand(self, text: str) -> str:

@@ -5,6 +5,7 @@ this process, jobs go on; reports are delivered when they can be. Knows nothing 
 """
 
 import asyncio
+import json
 import os
 import platform
 import secrets
@@ -43,7 +44,9 @@ from services.runner.leftovers import Leftovers
 from services.runner.outbox import Outbox
 from services.runner.reporting import Store
 from services.runner.running import Desk, Run
+from services.runner.sockets import Connection, connections
 from services.runner.spool import Phase, Spool
+from services.runner.usage import Look
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
@@ -370,14 +373,17 @@ class Runner:
         """Sample what jobs use and end what ended jobs left, with one look for all."""
         while True:
             await self._busy.wait()
-            began = time.monotonic()
+            began, epoch = time.monotonic(), time.time()
             sessions = {run.session: run for run in self.runs.values() if run.session}
             wanted = set(sessions) | self._leftovers.sessions
             if wanted:
                 found = await asyncio.to_thread(procfs.by_session, wanted)
+                running = [p for session in sessions for p in found[session]]
+                io, sockets = await asyncio.to_thread(_transfers, [p.pid for p in running])
+                booted = epoch - time.clock_gettime(time.CLOCK_BOOTTIME)
                 for session, run in sessions.items():
                     if run.session == session:
-                        run.look(found[session], began)
+                        run.look(Look(epoch, began, booted, found[session], io, sockets))
                 self._leftovers.look(found, time.monotonic())
             took = time.monotonic() - began
             await asyncio.sleep(max(LOOK, LOOK_SHARE * took))
@@ -425,10 +431,15 @@ class Runner:
         }
 
     async def _answer_log(self, request: Json) -> live.RawAnswer:
-        """A part of a running job's log, from `offset` (from the end, if negative)."""
+        """A part of a running job's log, from `offset` (from the end, if negative).
+
+        With `timelines`, what the job used so far instead, as JSON.
+        """
         run = self.runs.get(str(request.get("job")))
         if run is None or run.output is None:
             return live.RawAnswer(b"", {"Log-Error": "This server does not run that job."})
+        if request.get("timelines"):
+            return live.RawAnswer(json.dumps(run.timelines(), separators=(",", ":")).encode())
         run.poll(time.time())
         job_log = run.output.log
         offset = _number(request.get("offset"), 0)
@@ -436,6 +447,11 @@ class Runner:
         start = max(0, job_log.size + offset) if offset < 0 else offset
         headers = {"Log-Size": str(job_log.size), "Log-Offset": str(start)}
         return live.RawAnswer(job_log.read(start, length), headers)
+
+
+def _transfers(pids: list[int]) -> tuple[dict[int, int], dict[int, list[Connection]]]:
+    """What these processes have read and written so far, and their connections."""
+    return {pid: procfs.io_bytes(pid) for pid in pids}, connections(pids)
 
 
 def _number(value: object, otherwise: int) -> int:

@@ -12,7 +12,7 @@ from services.runner.news import JobNews, fold_message
 from services.runner.procfs import Process
 from services.runner.results import result
 from services.runner.spool import Mode
-from services.runner.usage import Usage
+from services.runner.usage import Look, Usage
 
 ACCOUNT = Account(1000, 1000, [1000], "ann", "/home/ann", "/bin/bash")
 
@@ -148,7 +148,7 @@ def test_cpu_is_percent_of_one_core_from_differences() -> None:
         return Process(7, 1, 7, "R", "x", cpu, 1000, 5)
 
     for second, cpu in enumerate((10.0, 12.0, 12.5)):
-        usage.look([process(cpu)], {7: 100 * second}, float(second))
+        usage.look(Look(1e9 + second, second, 1e9, [process(cpu)], {7: 100 * second}, {}))
     assert usage.cpu.as_json() == {
         "min": 50.0, "max": 200.0, "total": 250.0, "count": 2, "current": 50.0,
     }  # fmt: skip

@@ -138,7 +138,12 @@ async def get_job(call: Call, asked: tuple[str, list[str], Moment | None]) -> Pa
     """api.md 4.3; with `at` or `seq` as it was then (8.7)."""
     id, remove, when = asked
     job, record = await _readable(call, id, when)
-    shown = record if job is not None else await jobs.completed(call.gateway, record)
+    if job is None:
+        shown = await jobs.completed(call.gateway, record)
+    elif when is None and "timelines" not in remove:
+        shown = record | await jobs.timelines(call.gateway, job)
+    else:
+        shown = record
     for name in remove:
         if isinstance(name, str):
             shown.pop(name, None)
