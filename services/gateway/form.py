@@ -43,8 +43,6 @@ def form_page(event: Json, key: str) -> Reply:
     headers = {
         "content-type": "text/html; charset=utf-8",
         "content-security-policy": policy,
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",  # the address holds the key
         "cache-control": "private, no-store",
     }
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
