@@ -8,15 +8,18 @@ from typing import Any
 from litestar import Litestar, Request, Response, route
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException, NotFoundException
+from litestar.types import ASGIApp
 
 from domain.facts import Json
 from services import logs
 from services.gateway import openapi
 from services.gateway.endpoint import Endpoint, Routes, route_handler
+from services.gateway.exposure import exposed
 from services.gateway.gateway import Gateway
 from services.gateway.replies import JSON_TYPE, Reply, encode
 from services.gateway.routes import (
     access,
+    accounts,
     deletion,
     enrolment,
     events,
@@ -41,6 +44,7 @@ ROUTES: tuple[Routes, ...] = (
     search.api,
     records.api,
     servers.api,
+    accounts.api,
     access.api,
     enrolment.api,
     secrets.api,
@@ -55,10 +59,10 @@ def endpoints() -> list[Endpoint]:
     return [endpoint for routes in ROUTES for endpoint in routes.endpoints]
 
 
-def create_app(gateway: Gateway) -> Litestar:
-    """The application that answers for this gateway."""
+def create_app(gateway: Gateway) -> ASGIApp:
+    """The application that answers for this gateway, as the network may see it."""
     declared = endpoints()
-    return Litestar(
+    app = Litestar(
         [
             *(route_handler(endpoint, gateway) for endpoint in declared),
             _health(gateway),
@@ -69,6 +73,7 @@ def create_app(gateway: Gateway) -> Litestar:
         openapi_config=None,
         logging_config=None,
     )
+    return exposed(app, gateway.settings)
 
 
 def _health(gateway: Gateway) -> Any:

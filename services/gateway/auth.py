@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from domain.access import Principal
 from domain.errors import NotSignedIn, RateExceeded
 from domain.facts import Actor, Json
-from services.ledger.secrets import hash_api_key
+from services.gateway.failures import network_of
+from services.ledger.secrets import csrf_token, hash_api_key
 
 if TYPE_CHECKING:
     from services.gateway.gateway import Gateway
@@ -61,9 +62,9 @@ class Credentials:
         return self._header(b"x-csrf-token") or _text(self.reserved.get("csrf_token"))
 
     @property
-    def given(self) -> bool:
-        """Whether there is anything to look up."""
-        return bool(self.session or self.api_key)
+    def complete(self) -> bool:
+        """Whether the body need not be read to know who calls: a session has its token."""
+        return bool(self.csrf if self.session else self.api_key)
 
     def _header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1").strip()
@@ -100,6 +101,15 @@ def authenticate(
     raise NotSignedIn("No session and no API key was given.")
 
 
+def check_guesses(gateway: "Gateway", address: str | None, now: float) -> None:
+    """RateExceeded for an address that tried too many wrong magic links within a minute.
+
+    Their keys are chosen by people, so that even the right one is refused until it is over.
+    """
+    if gateway.guesses.locked(network_of(address), now):
+        raise RateExceeded("Too many wrong links came from this address; try again in a minute.")
+
+
 def actor_of(principal: Principal, address: str | None) -> Actor:
     """How facts name this principal."""
     kind = principal.kind
@@ -114,11 +124,6 @@ def session_hash(session: str) -> str:
 def same_token(given: str, expected: str) -> bool:
     """Whether a token is the expected one, in constant time."""
     return hmac.compare_digest(given.encode(), expected.encode())
-
-
-def csrf_token(secret: bytes, session: str) -> str:
-    """The CSRF token of a session: 64 hex digits that only this installation can tell."""
-    return hmac.new(secret, f"csrf {session}".encode(), hashlib.sha256).hexdigest()
 
 
 def _by_key(gateway: "Gateway", key: str, now: float) -> Principal:

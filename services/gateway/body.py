@@ -44,6 +44,11 @@ def query_values(query: bytes) -> Json:
     return _pairs(query.decode("latin-1")) if query else {}
 
 
+def may_hold_files(content_type: str) -> bool:
+    """Whether a body of this type can hold files."""
+    return "multipart/form-data" in content_type.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """What a body held; `is_text` if its values came as text."""
@@ -60,7 +65,7 @@ async def read(content_type: str, chunks: Chunks, limit: int, store: StoreUpload
     """
     kind = content_type.lower()
     bounded = _bounded(chunks, limit)
-    if "multipart/form-data" in kind:
+    if may_hold_files(kind):
         values, uploads = await _multipart(content_type, bounded, store)
         return Body(values, True, uploads)
     data = b"".join([chunk async for chunk in bounded])

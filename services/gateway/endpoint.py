@@ -9,10 +9,11 @@ whether the object exists, category and group access, and the rules of its state
 handler's. Knows nothing of single endpoints.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from litestar import Request
 from litestar.enums import HttpMethod
@@ -20,7 +21,7 @@ from litestar.handlers import HTTPRouteHandler, route
 from litestar.types import ASGIApp, HTTPScope, Receive
 
 from domain.access import Principal
-from domain.errors import BadRequest, DomainError
+from domain.errors import AccessDenied, BadRequest, DomainError
 from domain.facts import Actor, Json
 from services import logs
 from services.gateway import body, errors
@@ -44,6 +45,13 @@ if TYPE_CHECKING:
 METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.HEAD, HttpMethod.OPTIONS]
 _VERSION = re.compile(r"v\d+", re.ASCII)
 _NOTHING = Params({})
+# A call that is not answered within so many seconds is given up (not one that waits for a job).
+PATIENCE = 60.0
+# Bodies of callers who are not known before theirs is read: credentials may be in it.
+STRANGERS_BODY = 8 * 1024 * 1024
+# A body must come at this many bytes per second on average, beyond its first seconds.
+SLOWEST_BODY = 1024
+BODY_PATIENCE = 30.0
 
 log = logs.logger("gateway")
 
@@ -56,7 +64,8 @@ Handler = Callable[..., Awaitable[Answer]]
 class Call:
     """One request on its way through the gateway. `now` is its time in Unix seconds.
 
-    `sequence` becomes the header X-Ledger-Seq; `tail` is what follows the version in the path.
+    `sequence` becomes the header X-Ledger-Seq; `tail` is what follows the version in the path;
+    `reply_headers` are sent with a JSON reply.
     `stored` are uploaded files that nothing refers to yet: they go if the call is refused.
     """
 
@@ -71,6 +80,7 @@ class Call:
     sequence: int = 0
     known: Principal | None = None
     stored: list[Upload] = field(default_factory=list)
+    reply_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     @property
     def caller(self) -> Principal:
@@ -89,12 +99,20 @@ class Call:
         client = self.scope.get("client")
         return client[0] if client else None
 
-    def sign_in(self) -> Principal:
-        """Look at the credentials after all; for endpoints that are open in some cases only."""
-        self.known = authenticate(
-            self.gateway, self.credentials, self.scope["method"], False, self.now
+    def sign_in(self, *, mutating: bool = False, before_password: bool = False) -> Principal:
+        """Look at the credentials; by itself for endpoints that are open in some cases only.
+
+        Users who must choose a new password first are refused, unless `before_password`.
+        """
+        method = self.scope["method"]
+        self.known = known = authenticate(
+            self.gateway, self.credentials, method, mutating, self.now
         )
-        return self.known
+        access = self.gateway.views.access
+        bound = known.kind == "user" and access.must_change_password(known.id)
+        if bound and not before_password:
+            raise AccessDenied("Choose a new password first: /api/user/update.")
+        return known
 
     async def store(self, field: str, filename: str, kind: str, parts: body.Chunks) -> Upload:
         """Keep a file part of the request."""
@@ -117,6 +135,11 @@ class Endpoint:
     """A named call of the API. `fields` and `example` are for its documentation alone.
 
     `open` needs no credentials; `tails` is how many path segments may follow the version.
+    `space` is `app`, or `user` for accounts, whose errors all have the status 200. `gate` refuses
+    callers of an open call before their body is read; without one they cannot send files.
+    `needs_views` False: answers also while the views are being folded. `before_password`: also
+    for users who must choose a new password first. `patience` is how long it may take, in
+    seconds.
     """
 
     name: str
@@ -126,11 +149,16 @@ class Endpoint:
     privilege: str | None = None
     mutating: bool = False
     open: bool = False
+    gate: Callable[[Call], None] | None = None
+    needs_views: bool = True
+    before_password: bool = False
+    patience: float | None = PATIENCE
     tails: int = 0
     body_wins: bool = False
     uploads: bool = False
     method: str = "GET"
     group: str = ""
+    space: Literal["app", "user"] = "app"
     fields: Mapping[str, str] = field(default_factory=dict)
     example: Json | None = None
     reply: Json | None = None
@@ -138,14 +166,15 @@ class Endpoint:
     @property
     def root(self) -> str:
         """The path without its version."""
-        return f"/api/app/{self.name}"
+        return f"/api/{self.space}/{self.name}"
 
 
 class Routes:
     """The endpoints of one module, in the order of their declaration."""
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, space: Literal["app", "user"] = "app") -> None:
         self.group = group
+        self.space = space
         self.endpoints: list[Endpoint] = []
 
     def endpoint(self, name: str, summary: str, **how: Any) -> Callable[[Handler], Handler]:
@@ -153,9 +182,8 @@ class Routes:
 
         def declare(handler: Handler) -> Handler:
             how.setdefault("method", "POST" if how.get("mutating") else "GET")
-            self.endpoints.append(
-                Endpoint(name=name, summary=summary, handler=handler, group=self.group, **how)
-            )
+            how.update(group=self.group, space=self.space)
+            self.endpoints.append(Endpoint(name=name, summary=summary, handler=handler, **how))
             return handler
 
         return declare
@@ -190,19 +218,16 @@ async def answer(
     tail = [part for part in parts[versioned:] if part]
     if len(tail) > endpoint.tails:
         return await unknown_api(endpoint.name + "/" + "/".join(tail))
+    versioned = versioned and endpoint.space == "app"
     given = Credentials(headers)
     call = Call(gateway, endpoint.name, scope, receive, _NOTHING, given, gateway.clock(), tail)
     try:
-        if not gateway.started and not endpoint.open:
+        if endpoint.needs_views and not gateway.started:
             raise errors.NotYet("The views are still being folded from the ledger.")
         await _admit(endpoint, call)
-        if endpoint.parse is not None:
-            command = endpoint.parse(call.params)
-            _authorise(endpoint, call)
-            result = await endpoint.handler(call, command)
-        else:
-            _authorise(endpoint, call)
-            result = await endpoint.handler(call)
+        arguments = [endpoint.parse(call.params)] if endpoint.parse is not None else []
+        _authorise(endpoint, call)
+        result = await _handled(endpoint, call, arguments)
     except Exception as error:
         if call.stored and isinstance(error, DomainError):
             await gateway.discard(call.stored)
@@ -212,10 +237,22 @@ async def answer(
     manner = Manner(
         gzip=wants_gzip(headers.get(b"accept-encoding", b"")),
         pretty=_truthy(call.params.reserved.get("pretty")),
-        private=not endpoint.open,
+        private=not endpoint.open or endpoint.space == "user",
         sequence=call.sequence,
+        headers=call.reply_headers,
     )
     return await json_reply(result, manner)
+
+
+async def _handled(endpoint: Endpoint, call: Call, arguments: list[Any]) -> Answer:
+    """The handler's answer, if it comes in time."""
+    try:
+        async with asyncio.timeout(endpoint.patience) as limit:
+            return await endpoint.handler(call, *arguments)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise errors.NotYet("This took too long and was given up; it may be done yet.") from None
 
 
 async def unknown_api(name: str) -> Reply:
@@ -228,7 +265,7 @@ async def _admit(endpoint: Endpoint, call: Call) -> None:
     """Credentials before parameters: what is wrong with the latter only known callers are told.
 
     Credentials in headers or query are looked at before the body is read; files of callers who
-    are not known by then are refused.
+    are not known by then are refused, and so are large bodies.
     """
     gateway, scope, given = call.gateway, call.scope, call.credentials
     headers, problem = given.headers, None
@@ -240,31 +277,35 @@ async def _admit(endpoint: Endpoint, call: Call) -> None:
         given.reserved.pop("session_id", None)  # a session in a URL would end up in logs
     except DomainError as error:
         problem = error
-    early = not endpoint.open and given.given
+    if endpoint.gate is not None:
+        endpoint.gate(call)
+    early = not endpoint.open and given.complete
     if early:
-        call.known = _known(endpoint, call)
+        _sign_in(endpoint, call)
     try:
         if has_body(headers):
-            store = call.store if endpoint.uploads and (early or endpoint.open) else None
+            admitted = early or endpoint.gate is not None
             content_type = headers.get(b"content-type", b"").decode("latin-1")
-            sent = await body.read(
-                content_type, chunks(call.receive), gateway.settings.max_body, store
-            )
+            store = None
+            if endpoint.uploads and admitted and body.may_hold_files(content_type):
+                _authorise(endpoint, call)
+                store = call.store
+            most = gateway.settings.max_body
+            limit = most if admitted else min(most, STRANGERS_BODY)
+            sent = await body.read(content_type, chunks(call.receive), limit, store)
             given.reserved.update(body.reserved_of(sent.values))
     except DomainError as error:
         problem = error
     if not endpoint.open and (not early or "session_id" in given.reserved):
-        call.known = _known(endpoint, call)
+        _sign_in(endpoint, call)
     if problem is not None:
         raise problem
     call.params = body.merge(query, sent, body_wins=endpoint.body_wins)
     await _caught_up(call)
 
 
-def _known(endpoint: Endpoint, call: Call) -> Principal:
-    return authenticate(
-        call.gateway, call.credentials, call.scope["method"], endpoint.mutating, call.now
-    )
+def _sign_in(endpoint: Endpoint, call: Call) -> None:
+    call.sign_in(mutating=endpoint.mutating, before_password=endpoint.before_password)
 
 
 def _authorise(endpoint: Endpoint, call: Call) -> None:
@@ -302,11 +343,20 @@ def has_body(headers: dict[bytes, bytes]) -> bool:
 
 
 async def chunks(receive: Receive) -> AsyncIterator[bytes]:
-    """The request's body as it arrives."""
+    """The request's body as it arrives. Raises BodyTooSlow."""
+    clock = asyncio.get_running_loop().time
+    size, patience = 0, BODY_PATIENCE
     while True:
-        message = await receive()
+        asked = clock()
+        try:
+            async with asyncio.timeout(min(BODY_PATIENCE, patience + size / SLOWEST_BODY)):
+                message = await receive()
+        except TimeoutError:
+            raise errors.BodyTooSlow("The body did not come in time.") from None
         if message["type"] != "http.request":
             raise BadRequest("The client went away while it sent the body.")
+        patience -= clock() - asked
+        size += len(message["body"])
         yield message["body"]
         if not message["more_body"]:
             return

@@ -29,6 +29,12 @@ class BodyTooLarge(DomainError):
     code = "api"
 
 
+class BodyTooSlow(DomainError):
+    """The request's body did not come in time (HTTP 408)."""
+
+    code = "api"
+
+
 class NotYet(DomainError):
     """Something was recorded, but its owner did not answer in time (design.md 4)."""
 
@@ -54,6 +60,8 @@ def refusal(error: Exception, versioned: bool) -> Refusal | None:
     match error:
         case BodyTooLarge():
             return Refusal(error.code, error.description, 413)
+        case BodyTooSlow():
+            return Refusal(error.code, error.description, 408)
         case NotYet():
             return Refusal(error.code, error.description, 503)
         case DomainError():

@@ -7,10 +7,10 @@ the headers that keep browsers from doing more with a reply than it is for. Know
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services import logs
@@ -57,7 +57,6 @@ class Exposure:
         """Answer one request."""
         if scope["type"] != ScopeType.HTTP:
             return
-        scope = cast(HTTPScope, scope)
         request = scope["headers"]
         started = False
 

@@ -22,8 +22,10 @@ from services.gateway import uploads
 from services.gateway.auth import KeyRates
 from services.gateway.encoded import EventRows
 from services.gateway.errors import NotYet
+from services.gateway.failures import Failures
 from services.gateway.jobs import Seen
 from services.gateway.live import LiveData
+from services.gateway.logins import Logins
 from services.gateway.views import REPEATABLE, Views
 from services.ledger.connection import Ledger, LedgerUnavailable, WrongSequence
 from services.ledger.enrolment import enrolment_signer
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 SEEN_WITHIN = 5.0
 # How long a call waits for the owner's answer (design.md 4).
 ANSWERED_WITHIN = 10.0
+# Wrong magic links from one address, and within how many seconds.
+MOST_GUESSES = 100
+GUESSES_WITHIN = 60.0
 # Deciding again when somebody else wrote first.
 TRIES = 8
 
@@ -71,10 +76,12 @@ class Gateway:
         self.signer = enrolment_signer(settings.data_dir)
         self.vault = Vault.of(settings.data_dir)
         self.clock = clock
-        self.views = Views(settings.timezone)
+        self.views = Views(settings.timezone, settings.dst_policy)
         self.live = LiveData(self.views, clock)
         self.seen = Seen(self.views.active, self.views.activity, self.views.fleet, self.live.of)
         self.rates = KeyRates()
+        self.logins = Logins()
+        self.guesses = Failures(MOST_GUESSES, GUESSES_WITHIN)
         self.event_rows = EventRows()
         self.follower = Follower(ledger, self.views.apply, after=0, breathe=self.views.breathe)
         self.stopping = asyncio.Event()

@@ -89,7 +89,7 @@ def document(endpoints: list[Endpoint]) -> Json:
             },
         },
         "paths": {
-            f"{endpoint.root}/v1{_TAILS.get(endpoint.name, '')}": {
+            f"{endpoint.root}{_version(endpoint)}{_TAILS.get(endpoint.name, '')}": {
                 endpoint.method.lower(): _operation(endpoint)
             }
             for endpoint in endpoints
@@ -98,6 +98,11 @@ def document(endpoints: list[Endpoint]) -> Json:
 
 
 _TAILS = {"magic": "/{key}"}
+
+
+def _version(endpoint: Endpoint) -> str:
+    """The status of errors of accounts does not depend on a version (api.md 1.6)."""
+    return "" if endpoint.space == "user" else "/v1"
 
 
 def _operation(endpoint: Endpoint) -> Json:

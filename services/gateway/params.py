@@ -22,6 +22,7 @@ RESERVED = frozenset("api_key session_id csrf_token cachebust pretty format call
 MAX_DEPTH = 100
 
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+_LARGEST = 10**18
 _DECIMAL = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
 _FLAGS = {"1": True, "true": True, "0": False, "false": False, "": False}
 _ABSENT: Any = object()
@@ -85,6 +86,8 @@ class Params:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise BadRequest(f"Parameter '{name}' must be an integer.")
+        if abs(value) > _LARGEST:
+            raise BadRequest(f"Parameter '{name}' is out of range.")
         if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
             raise BadRequest(f"Parameter '{name}' is out of range.")
         return value

@@ -6,7 +6,7 @@ Knows nothing of what is replied.
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ class Manner:
     pretty: bool = False
     private: bool = True
     sequence: int = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 Payload = Json | Rows | Encoded
@@ -112,7 +113,7 @@ async def json_reply(payload: Payload, manner: Manner, status: int = 200) -> Rep
     if manner.pretty:
         text = json.dumps(json.loads(body), indent="\t", ensure_ascii=False)
         body = text.encode() + b"\n"
-    headers = [JSON_TYPE, ANY_ORIGIN]
+    headers = [JSON_TYPE, ANY_ORIGIN, *manner.headers]
     if manner.private:
         headers.append(PRIVATE)
     if manner.sequence:
@@ -135,12 +136,17 @@ def preflight(origin: str, asked_headers: str) -> Reply:
     return Reply(
         b"",
         [
-            (b"access-control-allow-origin", (origin or "*").encode("latin-1")),
+            (b"access-control-allow-origin", _printable(origin) or b"*"),
             (b"access-control-allow-methods", b"POST, GET, HEAD, OPTIONS"),
-            (b"access-control-allow-headers", asked_headers.encode("latin-1")),
+            (b"access-control-allow-headers", _printable(asked_headers)),
             (b"access-control-max-age", b"1728000"),
         ],
     )
+
+
+def _printable(text: str) -> bytes:
+    """What of a request's header may stand in a reply's."""
+    return "".join(char for char in text if " " <= char <= "~").encode()
 
 
 async def packed(body: bytes) -> bytes:

@@ -69,6 +69,7 @@ async def _gateway(settings: Settings, ledger: Ledger, secret: bytes) -> AsyncIt
         gateway.live.heard(beat)
 
     await listen(ledger, SUBJECT, heard)
+    await gateway.logins.listen(ledger)
     await answer_enrolments(ledger, gateway.signer)
     try:
         yield gateway

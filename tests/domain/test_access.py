@@ -294,7 +294,15 @@ def test_the_first_password_is_set_on_the_server_itself(world: World) -> None:
     fact = set_password("admin", "slow-hash", world, ACTOR, NOW)
 
     assert fact.record["password"] == "slow-hash"
-    assert fact.changed == ["password"]
+    assert fact.changed == ["force_password_reset", "password"]
+    assert fact.record["force_password_reset"] is False
+
+
+def test_whoever_sets_a_password_may_ask_for_another_one_to_be_chosen(world: World) -> None:
+    fields = {"username": "admin", "force_password_reset": True}
+    fact = decide_update_user(UpdateUser(ADMIN, ACTOR, fields, "hash"), world, NOW)
+
+    assert fact.record["force_password_reset"] is True
 
 
 def test_secrets_are_taken_out_of_what_clients_see(world: World) -> None:

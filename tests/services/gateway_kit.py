@@ -57,6 +57,11 @@ class Api:
         named = {key.replace("_", "-"): value for key, value in headers.items()}
         return await self.client.post(f"/api/app/{name}", json=body or {}, headers=named)
 
+    async def account(self, name: str, body: Any = None, **headers: str) -> httpx.Response:
+        """POST a JSON body to a call of /api/user; header names with `_` for `-`."""
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        return await self.client.post(f"/api/user/{name}", json=body or {}, headers=named)
+
     async def ok(self, name: str, body: Any = None, **headers: str) -> dict[str, Any]:
         """A call that must succeed; its reply."""
         reply = await self.call(f"{name}/v1", body, **headers)

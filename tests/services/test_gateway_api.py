@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from domain.facts import Actor, JobCompleted, JobDelayed, JobRequested, SessionStarted
-from services.gateway.auth import csrf_token, session_hash
+from services.gateway.auth import session_hash
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
+from services.ledger.secrets import csrf_token
 from services.ledger.streams import ensure_streams
 from tests.services.gateway_kit import EVENT, NOW, Api, running_gateway
 
@@ -196,6 +197,7 @@ async def test_keys_are_shown_once_and_never_again(api: Api) -> None:
 
 async def test_a_session_wins_over_a_key_and_needs_its_token_to_change_things(api: Api) -> None:
     session = "5" * 64
+    await api.account("admin_update", {"username": "admin", "force_password_reset": False})
     await api.record(
         SessionStarted(
             at=NOW, actor=SYSTEM, id="admin", session=session_hash(session), expires=NOW + 60

@@ -1,5 +1,7 @@
 """What belongs to no object: ping, error, and the global state (api.md 8.6)."""
 
+from importlib.metadata import version
+
 from domain import catalog
 from domain.commands import SwitchScheduling
 from domain.errors import BadRequest, RuleBroken
@@ -12,16 +14,24 @@ from services.gateway.replies import Payload
 api = Routes("Other")
 
 
-@api.endpoint("ping", "Answers.", open=True)
+@api.endpoint("ping", "Answers.", open=True, needs_views=False)
 async def ping(call: Call) -> Payload:
     """api.md 8.6."""
     return {}
 
 
-@api.endpoint("error", "Answers with the error `test`.", open=True)
+@api.endpoint("error", "Answers with the error `test`.", open=True, needs_views=False)
 async def error(call: Call) -> Payload:
     """api.md 8.6."""
     raise RuleBroken("test", "This is a test error.")
+
+
+@api.endpoint(
+    "config", "What a page must know before its user logs in.", open=True, needs_views=False
+)
+async def config(call: Call) -> Payload:
+    """api.md 1.4: needs no credentials, so it tells nothing of this installation."""
+    return {"version": version("jobledger"), "config": {"name": "Jobledger"}, "epoch": call.now}
 
 
 @api.endpoint("get_global_state", "Whether scheduling is on, and the state of every event.")

@@ -12,7 +12,9 @@ from domain.ids import RESERVED
 from domain.macros import OVERRIDE
 from domain.run import RunEvent, check_gate, check_plugin_enabled, decide_run, overrides_of
 from services.gateway import files, waiting
+from services.gateway.auth import check_guesses
 from services.gateway.endpoint import Answer, Call, Routes
+from services.gateway.failures import network_of
 from services.gateway.form import form_page
 from services.gateway.gateway import Decision
 from services.gateway.params import Params, check_common, check_depth
@@ -92,6 +94,7 @@ def _unflatten(values: Json, name: str) -> None:
     parse=_launch,
     privilege="run_jobs",
     mutating=True,
+    patience=None,
     tails=1,
     body_wins=True,
     uploads=True,
@@ -204,11 +207,23 @@ def _magic_values(params: Params) -> tuple[Json, Json | None]:
     return values, given
 
 
+def _known_link(call: Call) -> None:
+    """Before anything of the request is read: is there an event behind this link?"""
+    check_guesses(call.gateway, call.address, call.now)
+    if not call.tail or (len(call.tail) == 2 and call.tail[1] != "wait"):
+        raise BadRequest("The link is not valid.")
+    if _event_behind(call, call.tail[0]) is None:
+        call.gateway.guesses.add(network_of(call.address), call.now)
+        raise BadRequest("The link is not valid.")
+
+
 @api.endpoint(
     "magic",
     "Run the event behind a magic link: /api/app/magic/v1/KEY, /wait may follow.",
     parse=_magic_values,
     open=True,
+    gate=_known_link,
+    patience=None,
     tails=2,
     body_wins=True,
     uploads=True,
@@ -218,8 +233,6 @@ def _magic_values(params: Params) -> tuple[Json, Json | None]:
 async def magic(call: Call, asked: tuple[Json, Json | None]) -> Payload:
     """api.md 7.2."""
     params, given = asked
-    if not call.tail or (len(call.tail) == 2 and call.tail[1] != "wait"):
-        raise BadRequest("The link is not valid.")
     event = _event_behind(call, call.tail[0])
     if event is None:
         raise BadRequest("The link is not valid.")
