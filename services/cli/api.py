@@ -9,6 +9,8 @@ import typer
 from services.errors import StartupError
 
 if TYPE_CHECKING:
+    import ssl
+
     from domain.facts import Json
     from services.settings import Settings
 
@@ -35,17 +37,31 @@ def call(
     """The reply of a call that succeeded; StartupError says why it did not."""
     import httpx
 
-    address = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
+    address = (url or settings.api_url).rstrip("/")
     headers = {"X-API-Key": _key(settings, key_file)}
     try:
         reply = httpx.post(
-            f"{address}/api/app/{name}/v1", json=values, headers=headers, timeout=_WAIT
+            f"{address}/api/app/{name}/v1",
+            json=values,
+            headers=headers,
+            timeout=_WAIT,
+            verify=own_certificate(settings) if settings.tls_cert and url is None else True,
         ).json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise StartupError(f"No answer from the API at {address}: {error}.") from error
     if reply.get("code") != 0:
         raise StartupError(str(reply.get("description")))
     return reply
+
+
+def own_certificate(settings: "Settings") -> "ssl.SSLContext":
+    """How to know this machine's API: by the very certificate it was given, whatever its name."""
+    import ssl
+
+    context = ssl.create_default_context(cafile=settings.tls_cert)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def _key(settings: "Settings", key_file: Path | None) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli import (
+    access,
     apply,
     asyncapi,
     backup,
@@ -86,6 +87,12 @@ _runner.callback()(services.runner)
 _runner.command("enroll")(enroll.runner)
 _subscriber = _group("subscriber", "Access", help="Programs that follow the facts.")
 _subscriber.command("enroll")(enroll.subscriber)
+_key = _group("key", "Access", help="API keys.")
+_key.command("create")(access.create_key)
+_key.command("list")(access.list_keys)
+_key.command("revoke")(access.revoke_key)
+_user = _group("user", "Access", help="Users.")
+_user.command("password")(access.set_password)
 _secrets = _group("secrets", "Access", help="The keys with which secrets are encrypted.")
 _secrets.command("new-key")(secrets.new_key)
 _secrets.command("rotate")(secrets.rotate)

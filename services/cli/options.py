@@ -14,6 +14,13 @@ Port = Annotated[int | None, typer.Option("--port", help="Port of the HTTP API. 
 Host = Annotated[
     str | None, typer.Option("--host", help="Address of the HTTP API. (default: 127.0.0.1)")
 ]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", metavar="FILE", help="Serve HTTPS with this certificate (PEM)."),
+]
+TlsKey = Annotated[
+    Path | None, typer.Option("--tls-key", metavar="FILE", help="The certificate's private key.")
+]
 Nats = Annotated[
     str | None,
     typer.Option(

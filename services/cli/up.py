@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.options import DataDir, Host, Nats, Port
+from services.cli.options import DataDir, Host, Nats, Port, TlsCert, TlsKey
 
 if TYPE_CHECKING:
     from services.cli.supervise import Supervisor
@@ -47,6 +47,8 @@ def up(
     port: Port = None,
     nats: Nats = None,
     host: Host = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show the services' logs instead of writing them.")
     ] = False,
@@ -55,7 +57,9 @@ def up(
     from services.cli.datadir import end_leftovers, locked, prepare_data_dir
     from services.settings import load_settings
 
-    settings = load_settings(data_dir=data_dir, port=port, nats=nats, host=host)
+    settings = load_settings(
+        data_dir=data_dir, port=port, nats=nats, host=host, tls_cert=tls_cert, tls_key=tls_key
+    )
     prepare_data_dir(settings)
     with locked(settings):
         end_leftovers(settings)
@@ -144,10 +148,17 @@ class Readiness:
         answer = self._get("/api/app/get_active_servers/v1", {"X-API-Key": key})
         return bool(answer and answer.get("rows"))
 
+    def _connection(self) -> http.client.HTTPConnection:
+        at = self._settings
+        if at.tls_cert is None:
+            return http.client.HTTPConnection(at.host, at.port, timeout=_REQUEST_WAIT)
+        from services.cli.api import own_certificate
+
+        known = own_certificate(at)
+        return http.client.HTTPSConnection(at.host, at.port, timeout=_REQUEST_WAIT, context=known)
+
     def _get(self, path: str, headers: dict[str, str]) -> dict[str, object] | None:
-        connection = http.client.HTTPConnection(
-            self._settings.host, self._settings.port, timeout=_REQUEST_WAIT
-        )
+        connection = self._connection()
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
@@ -168,9 +179,11 @@ def read_key(data_dir: Path) -> str | None:
 
 
 def _welcome(settings: "Settings") -> str:
-    url = f"http://{settings.host}:{settings.port}"
+    url = settings.api_url
     key_file = settings.data_dir / "admin.key"
     key = f'-H "X-API-Key: $(cat {key_file})"'
+    if settings.tls_cert is not None:
+        key = f"--cacert {settings.tls_cert} {key}"
     hello = json.dumps(_HELLO).replace("'", "'\\''")
     return f"""
 Jobledger is up: {url}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services import logs
@@ -68,7 +68,7 @@ class Exposure:
                 message["headers"] = self._outgoing(request, headers, scope["scheme"])
             await send(message)
 
-        if self._hosts and scope["path"] not in _FOR_ALL_HOSTS and not self._is_ours(request):
+        if self._hosts and scope["path"] not in _FOR_ALL_HOSTS and not self._is_ours(scope):
             await _refusal("This is not a name of this server.", 421)(scope, receive, send_guarded)
             return
         try:
@@ -80,11 +80,14 @@ class Exposure:
             failed = _refusal("The server failed to answer.", 500, "internal")
             await failed(scope, receive, send_guarded)
 
-    def _is_ours(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        named = [value.decode("latin-1") for name, value in headers if name == b"host"]
+    def _is_ours(self, scope: HTTPScope) -> bool:
+        named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(named) != 1:
             return False
-        host = _PORT.sub("", named[0].lower()).rstrip(".")
+        host = _PORT.sub("", named[0].lower()).strip("[]").rstrip(".")
+        server = scope["server"]
+        if server is not None and host == server[0]:
+            return True  # a page of another origin has a name that leads here, never our address
         return any(_matches(host, allowed) for allowed in self._hosts)
 
     def _outgoing(

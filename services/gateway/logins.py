@@ -4,6 +4,7 @@ Whoever fails more than five times within an hour is locked out for as long; the
 each other of failures, so that asking another one does not help. Knows nothing of sessions.
 """
 
+import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
@@ -52,31 +53,35 @@ class Logins:
 
         An unknown user takes as long as a wrong password, and is locked out like one.
         """
-        user, network = user_id(username), network_of(call.address)
-        record = call.gateway.views.access.users.get(user)
+        id, network = user_id(username), network_of(call.address)
+        record = call.gateway.views.access.users.get(id)
+        user = _counted_as(id, record)
         self._check(user, network, call.now, code)
         stored = record.get("password") if record is not None else None
         matches = await self.passwords.matches(stored, password)
         self._check(user, network, call.now, code)  # others may have failed meanwhile
         if record is None or not matches:
-            await self._failed(call, user, network)
+            await self._failed(call, id, user, network)
             raise RuleBroken(code, "The user name or the password is wrong.")
         if not record.get("active"):
             raise RuleBroken(code, "This account is disabled.")
         self._users.forget(user)
         return record
 
-    def unlock(self, username: str) -> None:
-        """Forget failures of a user who was given a new password."""
-        self._users.forget(user_id(username))
-
     def _check(self, user: str, network: str, now: float, code: str) -> None:
         if self._users.locked(user, now) or self._addresses.locked(network, now):
             raise RuleBroken(code, "Too many failed logins; try again in an hour.")
 
-    async def _failed(self, call: "Call", user: str, network: str) -> None:
+    async def _failed(self, call: "Call", id: str, user: str, network: str) -> None:
         self._users.add(user, call.now)
         self._addresses.add(network, call.now)
-        log.warning("A login failed", action="login_failed", user=user, address=call.address)
+        log.warning("A login failed", action="login_failed", user=id[:64], address=call.address)
         message = {"gateway": self._id, "user": user, "at": call.now}
         await publish(call.gateway.ledger, SUBJECT, message)
+
+
+def _counted_as(id: str, record: Json | None) -> str:
+    """Under which name a user's failures are counted: a new password starts anew."""
+    if record is None:
+        return hashlib.sha256(id.encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{id} {record.get('password')}".encode()).hexdigest()[:16]

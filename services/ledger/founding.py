@@ -26,7 +26,13 @@ from domain.secrets import KEYS_ID, key_record
 from domain.subjects import access_subject, catalog_subject, subject_of
 from services.ledger.errors import LedgerUnavailable, StartupError, WrongSecret, WrongSequence
 from services.ledger.reader import Follower
-from services.ledger.secrets import fingerprint, hash_api_key, server_secret, write_private
+from services.ledger.secrets import (
+    fingerprint,
+    hash_api_key,
+    mask_of,
+    server_secret,
+    write_private,
+)
 from services.ledger.vault import Vault
 
 if TYPE_CHECKING:
@@ -138,7 +144,7 @@ async def _record_admin_key(ledger: "Ledger", data_dir: Path, secret: bytes, now
             "privileges": {"admin": True},
             "roles": [],
             "key": hash_api_key(secret, plain),
-            "mask": f"{plain[:4]}{'*' * 8}{plain[-4:]}",
+            "mask": mask_of(plain),
             "username": "admin",
             "created": int(now),
             "modified": int(now),

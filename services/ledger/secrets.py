@@ -54,6 +54,11 @@ def hash_api_key(secret: bytes, plain: str) -> str:
     return _digest(secret, plain).hex()
 
 
+def mask_of(plain: str) -> str:
+    """What is shown of an API key ever after: its ends (data.md 1.3)."""
+    return f"{plain[:4]}{'*' * 8}{plain[-4:]}"
+
+
 def log_token(secret: bytes, job: str) -> str:
     """22 characters that open one job's log (api.md 5, download_job_log)."""
     return base64.urlsafe_b64encode(_digest(secret, f"log {job}")[:16]).decode().rstrip("=")

@@ -10,7 +10,7 @@ from services.gateway.endpoint import Call, Routes
 from services.gateway.gateway import Decision
 from services.gateway.params import Page, Params, page
 from services.gateway.replies import Payload, Rows, encode
-from services.ledger.secrets import hash_api_key
+from services.ledger.secrets import hash_api_key, mask_of
 
 api = Routes("API keys")
 
@@ -78,7 +78,7 @@ async def create_api_key(call: Call, fields: Json) -> Payload:
         gateway.new_id("k", call.now),
         fields,
         key_hash=hash_api_key(gateway.secret, plain),
-        mask=f"{plain[:4]}{'*' * 8}{plain[-4:]}",
+        mask=mask_of(plain),
     )
     recorded = await gateway.submit(
         call,

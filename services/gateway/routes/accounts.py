@@ -189,7 +189,6 @@ async def admin_create(call: Call, asked: tuple[str, Json]) -> Payload:
         return Decision(fact, access.sequences.get(fact.id, 0))
 
     await gateway.submit(call, decide)
-    gateway.logins.unlock(fields["username"])
     return {}
 
 
@@ -220,8 +219,6 @@ async def admin_update(call: Call, asked: tuple[str | None, Json]) -> Payload:
             call, accounts.decide_update_user(command, gateway.views.access, call.now)
         ),
     )
-    if hash is not None:
-        gateway.logins.unlock(fields["username"])
     return {}
 
 
