@@ -43,7 +43,10 @@ _MARKUP = re.compile(r"<[^>]*>|[<>]")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an action. `code` 0 is fine; `child` is the job that a run_event launched."""
+    """What became of an action. `code` 0 is fine; `child` is the job that a run_event launched.
+
+    `answer` is what a web hook's receiver said, for the plugin that fires one.
+    """
 
     code: Code
     description: str = ""
@@ -51,6 +54,7 @@ class Outcome:
     http_status: int | None = None
     child: str | None = None
     ended: float | None = None
+    answer: Json | None = None
 
 
 # --- which actions begin -----------------------------------------------------------------------

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     kill_timeout: float = Field(
         10.0, ge=0, description="Seconds between SIGTERM and SIGKILL for an aborted job."
     )
+    drain_timeout: float = Field(
+        0.0, ge=0, description="Seconds for which a leaving runner finishes its jobs; 0 = none."
+    )
     job_env: dict[str, str] = Field(default={}, description="Environment variables of every job.")
     base_url: str | None = Field(
         None, description="Where people reach the API, for links in mails; default: host and port."

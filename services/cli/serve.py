@@ -30,11 +30,12 @@ LEDGER_WAIT = 60.0
 _RETRY = 0.1
 
 
-def serve(name: str, settings: Settings, service: Service) -> int:
+def serve(name: str, settings: Settings, service: Service, *, patience: float = 0.0) -> int:
     """Run a service until it is told to stop; the exit status.
 
-    It is given settings whose `nats` is the URL itself. What keeps it from starting is told in
-    one sentence on standard error; the status is CANNOT_START, or 1 if another try may help.
+    Asked to stop, it may take `patience` seconds more than others. It is given settings whose
+    `nats` is the URL itself. What keeps it from starting is told in one sentence on standard
+    error; the status is CANNOT_START, or 1 if another try may help.
     """
     from services.ledger.errors import LedgerError, LedgerUnavailable
 
@@ -43,7 +44,7 @@ def serve(name: str, settings: Settings, service: Service) -> int:
         prepare_data_dir(settings)
         settings = settings.model_copy(update={"nats": settings.nats_url_for(name)})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_until_stopped(service(settings)))
+            runner.run(_until_stopped(service(settings), STOP_WAIT + patience))
     except LedgerUnavailable as error:
         _refusal(name, error)
         return 1
@@ -75,11 +76,12 @@ async def runner(
     hostname: str | None = None,
     groups: Sequence[str] = (),
     drain: bool = False,
+    finish: float = 0.0,
 ) -> None:
     """Runs this machine's jobs (flags of `jobledger runner`)."""
     from services.runner.run import run_runner
 
-    await run_runner(settings, id=id, hostname=hostname, groups=groups, drain=drain)
+    await run_runner(settings, id=id, hostname=hostname, groups=groups, drain=drain, finish=finish)
 
 
 def prepared(name: str) -> Service:
@@ -112,7 +114,7 @@ async def found_ledger(settings: Settings) -> None:
         await asyncio.sleep(_RETRY)
 
 
-async def _until_stopped(service: Coroutine[Any, Any, None]) -> None:
+async def _until_stopped(service: Coroutine[Any, Any, None], wait: float) -> None:
     task = asyncio.ensure_future(service)
     stopping = False
 
@@ -120,7 +122,7 @@ async def _until_stopped(service: Coroutine[Any, Any, None]) -> None:
         nonlocal stopping
         stopping = True
         task.cancel()
-        loop.call_later(STOP_WAIT, os._exit, 1)
+        loop.call_later(wait, os._exit, 1)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

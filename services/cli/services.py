@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.options import DataDir, Host, LogFormat, LogLevel, Nats, Port
+from services.cli.options import DataDir, Host, LogFormat, LogLevel, Nats, Port, TlsCert, TlsKey
 from services.errors import ConfigError
 
 _SERVER_ID = re.compile(r"[a-z0-9_]{1,128}")
@@ -17,6 +17,8 @@ def gateway(
     nats: Nats = None,
     host: Host = None,
     port: Port = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -25,7 +27,7 @@ def gateway(
     from services.settings import load_settings
 
     settings = load_settings(
-        data_dir=data_dir, nats=nats, host=host, port=port,
+        data_dir=data_dir, nats=nats, host=host, port=port, tls_cert=tls_cert, tls_key=tls_key,
         log_format=log_format, log_level=log_level,
     )  # fmt: skip
     raise typer.Exit(serve.serve("gateway", settings, serve.gateway))
@@ -82,6 +84,11 @@ def runner(
         data_dir=data_dir, nats=nats, log_format=log_format, log_level=log_level
     )
     service = functools.partial(
-        serve.runner, id=id, hostname=hostname, groups=tuple(group or ()), drain=drain
+        serve.runner,
+        id=id,
+        hostname=hostname,
+        groups=tuple(group or ()),
+        drain=drain,
+        finish=settings.drain_timeout,
     )
-    raise typer.Exit(serve.serve("runner", settings, service))
+    raise typer.Exit(serve.serve("runner", settings, service, patience=settings.drain_timeout))

@@ -28,6 +28,7 @@ BUILT_IN = {
     "test-plugin": "testplug.py",
     "http-plugin": "httpplug.py",
     "docker-plugin": "docker.py",
+    "hook-plugin": "hookplug.py",
 }
 SHELL_PLUGIN = "shell-plugin"
 _PLUGINS = Path(__file__).parent / "plugins"

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 CACHED = 2000
 ANSWER_WAIT = 5.0
+# A web hook may be tried many times before it is answered.
+HOOK_WAIT = 3600.0
 RETRY_WAIT = 0.25
 REFUSALS = 5
 # How long "no secrets are assigned" is believed; an assignment changes no definition.
 BELIEVED = 10.0
+
+HOOK_PLUGIN = "[hook-plugin]"
+"""The command of the plugin whose job is a web hook."""
 
 log = logger("launches")
 
@@ -71,6 +76,8 @@ class Launches:
             return None
         if (assigned.launch.get("input") or {}).get("files"):
             return None
+        if known.made.plugin.get("command") == HOOK_PLUGIN:
+            return None
         if asyncio.get_running_loop().time() > known.believed_until:
             return None
         return self._launch(known.made, assigned, assigned.launch, {})
@@ -88,6 +95,17 @@ class Launches:
         self._remember(_key(assigned), made, bool(secrets))
         launch = assigned.launch if assigned.launch is not None else answer.get("launch") or {}
         return self._launch(made, assigned, launch, secrets)
+
+    async def fired_hook(self, order: int, assigned: JobAssigned) -> Json:
+        """Have the web hook fired that the job is about; what became of it (plugins.md 9.5).
+
+        Raises CannotStart if a scheduler refuses.
+        """
+        request = self._head(order, assigned) | {"hook": True}
+        answer = _object((await self._ask_raw(request, HOOK_WAIT)).data)
+        if answer.get("error"):
+            raise CannotStart(f"Setup Error: {answer['error']}")
+        return answer
 
     async def file_parts(
         self, order: int, assigned: JobAssigned, file: Json
@@ -147,10 +165,10 @@ class Launches:
             await asyncio.sleep(RETRY_WAIT * (attempt + 1))
         raise CannotStart(f"Setup Error: {answer['error']}")
 
-    async def _ask_raw(self, request: Json) -> live.RawAnswer:
+    async def _ask_raw(self, request: Json, within: float = ANSWER_WAIT) -> live.RawAnswer:
         while True:
             try:
-                return await live.ask_raw(self._ledger, self._subject, request, ANSWER_WAIT)
+                return await live.ask_raw(self._ledger, self._subject, request, within)
             except LedgerUnavailable as error:
                 log.debug("No scheduler answers yet", action="launch_waits", reason=str(error))
                 await asyncio.sleep(RETRY_WAIT)

@@ -1,6 +1,7 @@
 """Starts the runner of this data directory: who it is, whether it may run, and on which ledger."""
 
 import asyncio
+import contextlib
 import re
 import secrets
 import socket
@@ -34,11 +35,15 @@ async def run_runner(
     hostname: str | None = None,
     groups: Sequence[str] = (),
     drain: bool = False,
+    finish: float = 0.0,
 ) -> None:
     """Run this machine's jobs until cancelled; jobs go on when the runner leaves.
 
-    With `drain` it takes no new jobs and returns after the last one it holds. Raises ConfigError
-    with one sentence if the id or the directory is in use or belongs to another ledger.
+    With `drain` it takes no new jobs and returns after the last one it holds. Cancelled, it
+    finishes its jobs for `finish` seconds before it leaves; cancelled again, it leaves.
+
+    Raises ConfigError with one sentence if the id or the directory is in use or belongs to
+    another ledger.
     """
     spool = Spool(settings.data_dir.resolve() / "runner", machine_boot())
     try:
@@ -57,9 +62,25 @@ async def run_runner(
                 kill_timeout=settings.kill_timeout,
                 drain=drain,
             )
-            await runner.run()
+            await _run(runner, finish)
     finally:
         spool.close()
+
+
+async def _run(runner: Runner, finish: float) -> None:
+    running = asyncio.create_task(runner.run())
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        try:
+            if finish and not runner.draining:
+                await runner.drain()
+                await asyncio.wait({running}, timeout=finish)
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+        raise
 
 
 def server_id(directory: Path, wanted: str | None) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from domain.facts import Actor, Blob, JobFinished, JobFinishing, JobStarted, Json
@@ -20,7 +20,7 @@ from services.runner.children import Child
 from services.runner.commands import Host, Prepared, mode_of, prepare
 from services.runner.errors import CannotStart
 from services.runner.inputs import fetch_inputs
-from services.runner.launches import Launch, Launches
+from services.runner.launches import HOOK_PLUGIN, Launch, Launches
 from services.runner.leftovers import Leftovers
 from services.runner.masking import Mask, Masking, Withheld
 from services.runner.news import JobNews, Outcome, fold_message, live_fields
@@ -120,6 +120,9 @@ class Run:
         try:
             launch = await desk.launches.fetch(entry.order, entry.assigned)
             await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, desk.spool)
+            if launch.document.get("command") == HOOK_PLUGIN:
+                fired = await desk.launches.fired_hook(entry.order, entry.assigned)
+                launch = replace(launch, document=launch.document | {"hook": fired})
         except CannotStart as error:
             self._conclude_without_process(1, str(error))
             return

@@ -108,7 +108,9 @@ class Runner:
         self.runs: dict[str, Run] = {}
         self._ledger = ledger
         self._spool = spool
-        self._drain = drain
+        self._draining = asyncio.Event()
+        if drain:
+            self._draining.set()
         self._joined_at = 0
         self._news: list[Recorded] = []
         self._ended: list[str] = []
@@ -163,10 +165,10 @@ class Runner:
                         self._clean_up(),
                     )
                 ]
-                if self._drain:
-                    await self._drained()
-                    for task in work:
-                        task.cancel()
+                await self._draining.wait()
+                await self._drained()
+                for task in work:
+                    task.cancel()
         finally:
             for run in self.runs.values():
                 run.cancel()
@@ -174,8 +176,19 @@ class Runner:
             if self._ledger.connected:
                 await answering.unsubscribe()
                 await hearing.unsubscribe()
-            await self._leave("drained" if self._drain else "stopped")
+            await self._leave("drained" if self.draining else "stopped")
             self.ended.set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more jobs are taken."""
+        return self._draining.is_set()
+
+    async def drain(self) -> None:
+        """Take no more jobs; `run` returns after the last one is reported."""
+        self._draining.set()
+        if self.joined.is_set():
+            await self._leave("draining")
 
     # --- joining and leaving -------------------------------------------------------------------
 
@@ -212,7 +225,7 @@ class Runner:
             except LedgerUnavailable as error:
                 log.info("Cannot join yet", action="join_waits", reason=str(error))
                 await asyncio.sleep(RETRY_WAIT)
-        if self._drain:
+        if self.draining:
             await self._leave("draining")
         self.joined.set()
         log.info("Joined", action="server_joined", server=me.server, boot=me.boot)
@@ -307,7 +320,7 @@ class Runner:
             if order > self._joined_at:
                 self._give_back(order, fact, "The runner was started anew.")
             return False
-        if self._drain:
+        if self.draining:
             self._give_back(order, fact, "The runner is draining.")
             return False
         if fact.job in self.runs:

@@ -43,6 +43,9 @@ LOG_WAIT = 2.0
 LEDGER_PAUSE = 0.5
 READ_WAIT = 5.0
 
+HOOK_PLUGIN = "plugin"
+"""In the place of an action's stage: the job's own plugin sends."""
+
 UNKNOWN = "It is not known whether the plugin ran: the scheduler ended meanwhile."
 
 ActionKey = tuple[str, str, int]
@@ -118,6 +121,15 @@ class Acting:
                         self._notify(job, run)
             case _:
                 pass
+
+    async def fire_hook(self, job: Job, action: Json) -> Outcome:
+        """Send the web hook that a job is about (plugins.md 9.5), for whoever asks.
+
+        Asked again for the same attempt, it is sent with the same idempotency key.
+        """
+        run = ActionRun(HOOK_PLUGIN, job.attempt, action, self._around.clock())
+        notice = self._around.notices.notice(job, run, self._around.clock())
+        return await self._around.hooks.send(notice)
 
     def perform(self, job: Job, run: ActionRun) -> None:
         """See to it that this action is performed; calling it again changes nothing."""

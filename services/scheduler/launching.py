@@ -51,6 +51,8 @@ async def _answer(scheduler: "Scheduler", message: Msg) -> None:
         asked = json.loads(message.data)
         if "file" in asked:
             data, headers = await _file_part(scheduler, server, asked)
+        elif "hook" in asked:
+            data = json.dumps(await _hook(scheduler, server, asked)).encode()
         else:
             data = json.dumps(await _launch(scheduler, server, asked)).encode()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -117,6 +119,23 @@ async def _file_part(
         reason = "Its bytes were never uploaded." if missing else str(error)
         return b"", {"File-Error": f"Input file not found: {file.get('filename')}. {reason}"}
     return b"".join(parts), {"File-Size": str(blob.size)}
+
+
+async def _hook(scheduler: "Scheduler", server: str, asked: Json) -> Json:
+    """Fire the web hook that the job is about; what became of it (plugins.md 9.5)."""
+    await scheduler.follower.reached(int(asked["order"]), BEHIND)
+    job = scheduler.jobs.jobs.get(asked["job"])
+    if job is None or not _owns(job, server, asked):
+        return {"error": "The job is not assigned to this server."}
+    params = job.value("params") or {}
+    action = {"type": "web_hook", "web_hook": params.get("web_hook"), "text": params.get("text")}
+    outcome = await scheduler.acting.fire_hook(job, action)
+    return {
+        "code": outcome.code,
+        "description": outcome.description,
+        "details": outcome.details,
+        "answer": outcome.answer,
+    }
 
 
 def _owns(job: Job, server: str, asked: Json) -> bool:

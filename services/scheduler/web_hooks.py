@@ -5,6 +5,7 @@ the hook says `fail_on_status`. Knows nothing of when hooks are sent.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -191,4 +192,24 @@ def _outcome(call: Call, response: httpx.Response) -> Outcome:
         details += f"\n```\n{shown}\n```\n"
     said = f"HTTP {status} {phrase}".strip()
     description = f"Web Hook failed: {said}" if failed else f"Success ({said})"
-    return Outcome("web_hook" if failed else 0, description, details=details, http_status=status)
+    return Outcome(
+        "web_hook" if failed else 0,
+        description,
+        details=details,
+        http_status=status,
+        answer=_answer(response, shown),
+    )
+
+
+def _answer(response: httpx.Response, shown: str) -> Json:
+    """The receiver's answer as a job's output data."""
+    answer: Json = {
+        "statusCode": response.status_code,
+        "statusMessage": response.reason_phrase,
+        "headers": {name.lower(): value for name, value in response.headers.items()},
+        "text": shown,
+    }
+    # Most answers are no JSON, or longer than what is kept of them.
+    with contextlib.suppress(ValueError):
+        answer["json"] = json.loads(shown)
+    return answer
