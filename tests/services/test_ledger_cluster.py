@@ -1,6 +1,7 @@
 """Three nodes with the files of nats/cluster: the ledger survives the loss of one."""
 
 import asyncio
+import datetime
 import json
 import signal
 import subprocess
@@ -9,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from domain.facts import Recorded
+from domain.facts import Recorded, ServerLeft
 from services.cli.keys import make_keys
+from services.ledger.authority import Signer
+from services.ledger.certificates import make_certificates
 from services.ledger.connection import Ledger
 from services.ledger.embedded import _free_port, configuration_dir, server_binary
+from services.ledger.enrolment import answer_enrolments
 from services.ledger.errors import Deposed, LedgerUnavailable, WrongSequence
 from services.ledger.streams import ensure_streams
-from tests.services.wire import abort, edit, everything, following, term
+from services.runner.enrolment import connected
+from tests.services.wire import ACTOR, abort, edit, everything, following, term
 
 NODES = ("nats1", "nats2", "nats3")
 
@@ -147,3 +152,33 @@ async def _persist(ledger: Ledger, n: int) -> int:
             return await ledger.append(abort(f"k{n}"), id=f"k{n}")
         except LedgerUnavailable:
             continue
+
+
+@pytest.mark.timeout(180)
+async def test_a_cluster_is_reached_encrypted_and_enrols_runners(cluster: Cluster) -> None:
+    """Every node knows a new login at once; without TLS, or with a strange authority, no way in."""
+    nodes = [url.rpartition("@")[2].partition("?")[0] for url in cluster.urls["gateway"].split(",")]
+    async with Ledger.open(cluster.urls["gateway"], name="gateway", wait=30) as gateway:
+        await made(gateway)
+        signer = Signer.of(json.loads((cluster.ca.parent / "enrolment.key").read_text()))
+        await answer_enrolments(gateway, signer)
+        await gateway.nc.flush()
+        async with connected(cluster.urls["runners"], "w1", cluster.ca.parent, 30) as runner:
+            assert await runner.append(
+                ServerLeft(at=1.0, actor=ACTOR, server="w1", boot="b"), id="l"
+            )
+        login = signer.login("subscriber", "x")
+        for node in nodes:
+            async with Ledger.open(f"{login.url('tls://' + node)}?ca={cluster.ca}", name="x"):
+                pass
+    for scheme, ca in (("nats", ""), ("tls", ""), ("tls", f"?ca={_strange_authority(cluster)}")):
+        with pytest.raises(LedgerUnavailable):
+            async with Ledger.open(f"{login.url(f'{scheme}://{nodes[0]}')}{ca}", name="x", wait=1):
+                pass
+
+
+def _strange_authority(cluster: Cluster) -> Path:
+    file = cluster.ca.with_name("strange.pem")
+    now = datetime.datetime.now(datetime.UTC)
+    file.write_bytes(make_certificates(["127.0.0.1"], now).ca)
+    return file

@@ -13,12 +13,13 @@ import pytest
 from domain import facts as f
 from services.ledger import append as appending
 from services.ledger import live
-from services.ledger.authority import Signer
+from services.ledger.authority import Authority, Signer
 from services.ledger.chunks import write_chunks
 from services.ledger.connection import Ledger
+from services.ledger.credentials import KeyPair, Login, signed
 from services.ledger.embedded import EmbeddedNats, NatsSetup
-from services.ledger.enrolment import enrolment_signer
-from services.ledger.errors import LedgerUnavailable, OutcomeUnknown
+from services.ledger.enrolment import answer_enrolments, enrolment_signer
+from services.ledger.errors import LedgerUnavailable, OutcomeUnknown, Refused
 from services.ledger.founding import found, ledger_id
 from services.ledger.reader import Follower
 from services.ledger.streams import ensure_streams
@@ -261,3 +262,86 @@ async def test_a_denied_permission_is_named_as_a_possible_reason(
     async with Ledger.open(roles_url % "subscriber", name="subscriber") as ledger:
         with pytest.raises(LedgerUnavailable, match="denied permission looks the same"):
             await appending.append(ledger, tick(), id="a", patience=0.1)
+
+
+async def test_an_enrolment_login_may_ask_for_a_login_and_nothing_else(
+    owner: Ledger, roles_url: Urls
+) -> None:
+    async with (
+        Ledger.open(roles_url % "gateway", name="gateway") as gateway,
+        Ledger.open(roles_url % "enrolment", name="enrolment") as ledger,
+    ):
+        await answer_enrolments(gateway, roles_url.signer)
+        await gateway.nc.flush()
+        key = KeyPair.new("user")
+        answer = await live.ask(
+            ledger, "live.enroll", {"server": "w1", "public_key": key.public}, 5
+        )
+        for wrong in ({"server": "*"}, {"server": "W1"}, {"public_key": "UABC"}, {}):
+            request = {"server": "w1", "public_key": key.public} | wrong if wrong else {}
+            assert "token" not in await live.ask(ledger, "live.enroll", request, 5)
+
+        for fact in (left("w1"), assigned("w1"), abort("j1"), term("x"), edit("e1", "x")):
+            assert await refused(ledger, fact)
+        for subject in ("$JS.API.STREAM.INFO.LEDGER", "live.launch.w1", "live.server.w1"):
+            assert await denied(ledger, subject, b"{}")
+        assert await denied(ledger, "$JS.API.DIRECT.GET.LEDGER", b'{"seq":1}')
+
+    login = Login.from_token(answer["token"], key.seed)
+    async with Ledger.open(login.url(roles_url.setup.address), name="runner") as runner:
+        assert await runner.append(left("w1"), id="mine")
+        assert await refused(runner, left("runner1"))
+    recorded = await owner.last_fact("facts.access.runner_w1")
+    assert recorded is not None
+    assert isinstance(recorded.fact, f.RunnerEnrolled)
+
+
+async def test_runners_hear_neither_facts_nor_each_other(owner: Ledger, roles_url: Urls) -> None:
+    async with Ledger.open(roles_url % "runner-runner1", name="runner") as ledger:
+        heard: list[str] = []
+
+        async def hear(message: Any) -> None:
+            heard.append(message.subject)
+
+        for subject in ("ledger.>", "facts.>", "live.>", "live.launch.>", "_INBOX.>", ">"):
+            await ledger.nc.subscribe(subject, cb=hear)
+        await ledger.nc.flush()
+        await owner.append(edit("e1", "x"), id="a")
+        await owner.publish("live.server.other", b"{}")
+        await owner.publish("_INBOX.gateway.x", b"{}")
+        await owner.nc.flush()
+        await ledger.nc.flush()
+        assert heard == []
+
+
+@pytest.mark.parametrize("trick", ["another authority", "another role", "wider", "other account"])
+async def test_a_login_that_was_not_signed_for_its_role_is_refused(
+    roles_url: Urls, trick: str
+) -> None:
+    """Only a role's own key signs for the role, and a token cannot widen what that key allows."""
+    key = KeyPair.new("user")
+    signer, stranger = roles_url.signer, Authority.new().signer
+    content: f.Json = {"type": "user", "version": 2, "issuer_account": signer.account}
+    by = signer.keys["runner"]
+    match trick:
+        case "another authority":
+            by = stranger.keys["runner"]
+        case "another role":
+            by = stranger.keys["scheduler"]
+        case "wider":
+            content["pub"] = {"allow": [">"]}
+        case _:
+            content["issuer_account"] = stranger.account
+    token = signed(key.public, by, "runner-runner1", content)
+    login = Login.from_token(token, key.seed)
+    with pytest.raises(Refused):
+        async with Ledger.open(login.url(roles_url.setup.address), name="x", wait=5):
+            pass
+
+
+async def test_a_stolen_token_is_worthless_without_its_key(roles_url: Urls) -> None:
+    token = roles_url.setup.logins["owner"].token
+    login = Login.from_token(token, KeyPair.new("user").seed)
+    with pytest.raises(Refused):
+        async with Ledger.open(login.url(roles_url.setup.address), name="x", wait=5):
+            pass
