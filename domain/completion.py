@@ -116,8 +116,8 @@ def retry_of(job: Job, result: Result, now: float) -> f.Follower | None:
     None if there is none, and once completion actions have run: then the end is settled.
     """
     limit = job.spec.retry
-    if job.ended is not None:
-        return None
+    if job.ended is not None or job.children:
+        return None  # the children of a multiplex job were retried, each for itself
     if result.code == 0 or (result.code == "abort" and not result.retry_ok) or limit is None:
         return None
     if job.abort is not None and not job.abort.retry_ok:

@@ -98,6 +98,11 @@ def result_of(parent: Job, results: Iterable[Json]) -> Result:
     return Result(1, ALL_FAILED) if failed == len(codes) else Result("warning", SOME_FAILED)
 
 
-def workflow_of(results: Mapping[str, Json]) -> Json:
-    """The parent's final `workflow` property: its children's results by node."""
-    return {"state": "complete", "jobs": {NODE: [results[id] for id in sorted(results)]}}
+def workflow_of(results: Mapping[str, Json], state: str = "complete") -> Json:
+    """The parent's `workflow` property: the results of the children that ended, by node."""
+    return {"state": state, "jobs": {NODE: [results[id] for id in sorted(results)]}}
+
+
+def progress_of(parent: Job, results: Mapping[str, Json]) -> float:
+    """The share of a parent's children that are finished, 0 to 1 (api.md 4.1)."""
+    return round(len(results) / len(parent.children), 3)

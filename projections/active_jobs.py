@@ -177,9 +177,10 @@ class ActiveJobs:
         return [self.jobs[id] for id in sorted(self.by_parent.get(parent, ()))]
 
     def all_over(self, parent: Job) -> bool:
-        """Whether every child of a multiplex job was launched and ended."""
+        """Whether every child of a multiplex job was launched and ended, retries included."""
         return parent.id not in self.by_parent and not any(
-            child.job in self.owed for child in parent.children
+            parent.id in (owing.id, (owing.request.workflow or {}).get("job"))
+            for owing in self.owed.values()
         )
 
     def _is_queued(self, id: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from domain import multiplex
 from domain.facts import Blob, Json
 from domain.job import Job, JobState
 from projections.active_jobs import ActiveJobs
@@ -92,6 +93,10 @@ def live_document(
         live=seen.live(job),
         activity=seen.activity.of(job.id) if details else (),
     )
+    if job.children:
+        results = seen.active.results.get(job.id, {})
+        shown["progress"] = multiplex.progress_of(job, results)
+        shown["workflow"] = multiplex.workflow_of(results, str(job.state))
     shown = shown_record(shown)
     if shown["state"] in _BEFORE_ACTIVE:
         shown.pop("progress", None)

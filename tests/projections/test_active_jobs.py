@@ -138,3 +138,25 @@ def test_the_place_in_the_queue_counts_those_ahead() -> None:
     assert [jobs.queue_position(jobs.jobs[j]) for j in JOBS] == [1, 2, 3]
     fold(jobs, [assigned("j1")], after=7)
     assert jobs.queue_position(jobs.jobs["j2"]) == 1
+
+
+def fanned_out(parent: str, *children: str) -> f.Fact:
+    named = [{"job": child, "server": f"s{place}"} for place, child in enumerate(children, 1)]
+    return fact(f.JobFannedOut, job=parent, children=named)
+
+
+def child(job: str, parent: str, **fields: object) -> f.Fact:
+    return requested(job, workflow={"job": parent, "event": "e1", "node": "job"}, **fields)
+
+
+def test_a_parent_is_not_over_while_a_retry_of_its_child_is_only_named() -> None:
+    begun = [requested("j1"), fanned_out("j1", "j2"), child("j2", "j1")]
+    jobs = fold(views(), [*begun, completed("j2", retry="j3")])
+    assert not jobs.all_over(jobs.jobs["j1"])
+
+    fold(jobs, [child("j3", "j1", retry_prev="j2")], after=jobs.position)
+    assert not jobs.all_over(jobs.jobs["j1"])
+
+    fold(jobs, [completed("j3")], after=jobs.position)
+    assert jobs.all_over(jobs.jobs["j1"])
+    assert [result["id"] for result in jobs.results["j1"].values()] == ["j3"]
