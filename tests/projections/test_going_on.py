@@ -184,35 +184,58 @@ def test_old_versions_are_let_go_at_the_same_time(
     assert VIEWS["definitions"](resumed) == VIEWS["definitions"](at_once)
 
 
-def test_a_fold_may_go_on_while_its_state_is_written() -> None:
-    """What is folded later changes nothing in a state that was taken before."""
-    server = {"server": "s1", "boot": "b", "machine_boot": "m", "hostname": "one"}
-    child = f.Child(job="j3", server="s1")
-    early = [
-        fact(f.EventCreated, definition={"id": "e1", "limits": [{"type": "day"}]}),
-        fact(f.ServerJoined, **server),
+def scenario() -> list[Recorded]:
+    """A bit of everything: changed triggers, a fire, a queue, a retry, a multiplex job."""
+    server = {"server": "s1", "boot": "b"}
+    joined = {"machine_boot": "m", "hostname": "one"}
+    event: Json = {"id": "e1", "enabled": True, "category": "c1", "limits": [{"type": "day"}]}
+    minutely: Json = {"type": "schedule", "enabled": True}
+    hourly: Json = minutely | {"minutes": [0]}
+    fired = f.FireKey(anchor=2, trigger=0, due=60.0)
+    facts = [
+        fact(f.CatalogCreated, type="category", id="c1", record={"id": "c1"}),
+        fact(f.EventCreated, definition=event | {"triggers": [minutely]}),
+        fact(f.ServerJoined, **server, **joined),
         requested("j1"),
         queued("j1"),
-        requested("j2"),
+        requested("j2", fire=fired),
+        fact(
+            f.EventUpdated,
+            at=200.0,
+            definition=event | {"triggers": [hourly]},
+            changed=["triggers"],
+        ),
         assigned("j2"),
-        fact(f.JobFannedOut, job="j2", children=[child]),
-    ]
-    late = [
-        fact(f.EventUpdated, definition={"id": "e1", "enabled": True}, changed=["enabled"]),
-        fact(f.ServerUpdated, **{k: server[k] for k in ("server", "boot")}, info={"cpu": 1}),
+        fact(f.JobFannedOut, job="j2", children=[f.Child(job=x, server="s1") for x in ("a", "b")]),
+        fact(f.ServerUpdated, **server, info={"cpu": 1}),
         completed("j1", retry="j4"),
-        requested("j3", workflow={"job": "j2"}, fire=f.FireKey(anchor=1, trigger=0, due=60.0)),
-        completed("j3"),
+        requested("a", workflow={"job": "j2"}),
+        completed("a"),
+        requested("b", workflow={"job": "j2"}),
+        queued("b"),
+        fact(f.QueueFlushed, jobs=["b"]),
+        requested("j4", retry_prev="j1"),
+        fact(f.ServerLeft, **server),
         completed("j2"),
     ]
-    history = [Recorded(n, subject_of(x), x) for n, x in enumerate([*early, *late], 1)]
-    folds = Folds().read(history[: len(early)])
+    return [Recorded(n, subject_of(x), x) for n, x in enumerate(facts, 1)]
+
+
+@pytest.mark.parametrize("cut", range(len(scenario())))
+def test_a_bit_of_everything_may_be_cut_anywhere(cut: int) -> None:
+    check(scenario(), cut)
+
+
+@pytest.mark.parametrize("cut", range(len(scenario())))
+def test_a_fold_may_go_on_while_its_state_is_written(cut: int) -> None:
+    """What is folded later changes nothing in a state that was taken before."""
+    folds = Folds().read(scenario()[:cut])
     pieces = snapshot.pieces(Stored(**{name: fold.state() for name, fold in vars(folds).items()}))
     first = next(pieces)
-    folds.read(history[len(early) :])
+    folds.read(scenario()[cut:])
 
     resumed = Folds.from_snapshot(b"".join([first, *pieces]))
 
-    at_the_time = Folds().read(history[: len(early)])
+    at_the_time = Folds().read(scenario()[:cut])
     for name, view in VIEWS.items():
         assert view(resumed) == view(at_the_time), name
