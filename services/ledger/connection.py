@@ -11,6 +11,7 @@ as not stored cannot appear afterwards.
 import asyncio
 import itertools
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from nats.js import JetStreamContext
 from domain.facts import Fact, Json, Recorded
 from services.ledger import append as appending
 from services.ledger import reading
-from services.ledger.access import Access
+from services.ledger.access import CA_VARIABLE, Access
 from services.ledger.errors import (
     Deposed,
     LedgerError,
@@ -319,6 +320,11 @@ class Ledger:
                 if "authorization violation" in str(error).lower():
                     raise Refused("NATS refused the credentials.") from None
                 await asyncio.sleep(RECONNECT_WAIT)
+            except ssl.SSLCertVerificationError as error:
+                raise Refused(
+                    f"The certificate of the NATS server is not trusted ({error.verify_message}): "
+                    f"name who signed it with {CA_VARIABLE}."
+                ) from None
             else:
                 self.nc.options["allow_reconnect"] = True
                 self.js = self.nc.jetstream()

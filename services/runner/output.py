@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from services.runner.masking import Masking
-from services.runner.masking import Stream as MaskedStream
+from domain.masking import Masking
+from domain.masking import Stream as MaskedStream
 from services.runner.spool import Read, Stream
 from services.runner.wire import LogSegment, LogText, Message, Output, Remark
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from domain.facts import Actor, Blob, JobFinished, JobFinishing, JobStarted, Json
 from domain.macros import expand_text, param_context
+from domain.masking import Mask, Masking, Withheld
 from services.logs import logger
 from services.runner import children, procfs
 from services.runner.children import Child
@@ -22,7 +23,6 @@ from services.runner.errors import CannotStart
 from services.runner.inputs import fetch_inputs
 from services.runner.launches import HOOK_PLUGIN, Launch, Launches
 from services.runner.leftovers import Leftovers
-from services.runner.masking import Mask, Masking, Withheld
 from services.runner.news import JobNews, Outcome, fold_message, live_fields
 from services.runner.outbox import Outbox
 from services.runner.output import JobOutput

@@ -31,9 +31,11 @@ from services.ledger import live
 from services.ledger.chunks import read_chunks, read_range
 from services.ledger.connection import Ledger
 from services.ledger.errors import ChunksMissing, LedgerUnavailable, WrongSequence
+from services.ledger.vault import Unreadable
 from services.scheduler.action_plugins import run_plugin
 from services.scheduler.mailing import Mailer, last_lines, recipients_of
 from services.scheduler.notices import Notices
+from services.scheduler.plugin_secrets import PluginSecrets
 from services.scheduler.web_hooks import WebHooks
 
 # So many actions are performed at the same time; the others wait.
@@ -64,6 +66,7 @@ class Surroundings:
     notices: Notices
     mailer: Mailer
     hooks: WebHooks
+    secrets: PluginSecrets
     clock: Callable[[], float]
     reached: Callable[[int, float], Awaitable[bool]]
 
@@ -259,7 +262,12 @@ class Acting:
         if self._repeated(run) and not plugin.get("idempotent"):
             return Outcome("unknown", UNKNOWN)
         base_url = self._around.notices.settings.links_url
-        return await run_plugin(plugin, self._notice(job, run), base_url)
+        try:
+            secrets = self._around.secrets.of(id)
+        except Unreadable as error:
+            log.error(str(error), action="secret_unreadable", plugin=id)
+            return Outcome("plugin", "A secret of the plugin cannot be read.")
+        return await run_plugin(plugin, self._notice(job, run), base_url, secrets)
 
     async def _change_event(self, kind: str, job: Job, run: ActionRun) -> Outcome:
         """Disable, delete or update the job's event, on top of whatever else changes it."""

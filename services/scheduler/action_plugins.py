@@ -27,8 +27,10 @@ _NON_WORD = re.compile(r"\W", re.ASCII)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
-async def run_plugin(plugin: Json, notice: Notice, base_url: str) -> Outcome:
-    """Run one action plugin; whatever it does is an outcome."""
+async def run_plugin(
+    plugin: Json, notice: Notice, base_url: str, secrets: Mapping[str, str]
+) -> Outcome:
+    """Run one action plugin; whatever it does is an outcome. `secrets` are its variables."""
     params = notice.run.action.get("params")
     params = params if isinstance(params, dict) else {}
     request = notice.context | {
@@ -36,13 +38,14 @@ async def run_plugin(plugin: Json, notice: Notice, base_url: str) -> Outcome:
         "type": "action",
         "condition": notice.run.action.get("condition"),
         "params": params,
-        "secrets": {},
+        "secrets": dict(secrets),
         "base_url": base_url,
     }
     line = json.dumps(request).encode() + b"\n"
     timeout = float(plugin.get("timeout") or TIMEOUT)
     try:
-        ended = await run_process(plugin, line, _environment(params, notice.key, base_url), timeout)
+        environment = _environment(params, notice.key, base_url)
+        ended = await run_process(plugin, line, environment, timeout, secrets)
     except NotStarted as error:
         return Outcome("plugin", f"The plugin could not be started: {error}")
     except OutOfTime:

@@ -7,7 +7,7 @@ again what is not on the ledger.
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -26,6 +26,7 @@ from domain.trigger_plugin import (
 )
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
+from services.ledger.vault import Unreadable
 from services.scheduler.firing import Firing
 from services.scheduler.plugin_process import (
     NotStarted,
@@ -51,12 +52,14 @@ class Asking:
         jobs: ActiveJobs,
         settings: Settings,
         wake: Callable[[], None],
+        secrets: Callable[[str], Mapping[str, str]] = lambda _: {},
     ) -> None:
         self.firing = firing
         self.definitions = definitions
         self.jobs = jobs
         self.base_url = f"http://{settings.host}:{settings.port}"
         self.wake = wake
+        self.secrets = secrets
         self._at_work: set[str] = set()
         self._waiting = asyncio.Event()
 
@@ -117,12 +120,18 @@ class Asking:
             job.spec.document | {"state": str(job.state), "server": job.server}
             for job in self.jobs.jobs.values()
         ]
-        request = request_of(questions, jobs, active, self.base_url)
+        try:
+            secrets = self.secrets(str(plugin.get("id")))
+        except Unreadable as error:
+            log.error(str(error), action="secret_unreadable", plugin=plugin.get("id"))
+            raise PluginFailed("A secret of the plugin cannot be read.") from error
+        request = request_of(questions, jobs, active, self.base_url) | {"secrets": dict(secrets)}
         timeout = plugin.get("timeout")
         seconds = float(timeout) if isinstance(timeout, int | float) and timeout > 0 else TIMEOUT
         line = json.dumps(request).encode() + b"\n"
         try:
-            ended = await run_process(plugin, line, clean_environment(self.base_url), seconds)
+            environment = clean_environment(self.base_url)
+            ended = await run_process(plugin, line, environment, seconds, secrets)
         except NotStarted as error:
             raise PluginFailed(f"The plugin could not be started: {error}") from error
         except OutOfTime as error:

@@ -9,10 +9,12 @@ import contextlib
 import os
 import signal
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from domain.facts import Json
+from domain.masking import Mask
 
 OUTPUT = 1024 * 1024  # bytes that are kept of each stream, from its end
 
@@ -37,10 +39,15 @@ class Ended:
 
 
 async def run_process(
-    plugin: Json, line: bytes, environment: dict[str, str], seconds: float
+    plugin: Json,
+    line: bytes,
+    environment: Mapping[str, str],
+    seconds: float,
+    secrets: Mapping[str, str],
 ) -> Ended:
     """Run the plugin's command, its script appended, for at most so many seconds.
 
+    `secrets` win over `environment`, and are masked in the output.
     Raises NotStarted and OutOfTime. The whole session of the process is killed in any case.
     """
     with tempfile.TemporaryDirectory(prefix="jobledger-plugin-") as folder:
@@ -48,10 +55,12 @@ async def run_process(
         if plugin.get("script"):
             command += f" {_write_script(Path(folder), plugin)}"
         try:
-            process = await _start(plugin, command, environment)
+            process = await _start(plugin, command, {**environment, **secrets})
         except (OSError, ValueError) as error:
             raise NotStarted(str(error)) from error
-        return await _talk(process, line, seconds)
+        ended = await _talk(process, line, seconds)
+    mask = Mask(secrets)
+    return Ended(ended.status, mask.text(ended.out), mask.text(ended.err))
 
 
 def clean_environment(base_url: str) -> dict[str, str]:

@@ -39,6 +39,7 @@ from services.scheduler.leadership import Leadership
 from services.scheduler.mailing import Mailer
 from services.scheduler.notices import Notices
 from services.scheduler.snapshots import Snapshots
+from services.scheduler.plugin_secrets import PluginSecrets
 from services.scheduler.upkeep import Upkeep
 from services.scheduler.web_hooks import WebHooks
 from services.settings import Settings
@@ -63,6 +64,7 @@ class Scheduler:
         self.vault = Vault.of(settings.data_dir)
         self.definitions = Definitions()
         self.fleet = Fleet()
+        self.plugin_secrets = PluginSecrets(self.definitions, self.vault)
         self.states = EventStates(settings.timezone)
         self.jobs = ActiveJobs(self.definitions)
         self.schedule = Schedule(
@@ -77,7 +79,14 @@ class Scheduler:
             settings, self.definitions, self.jobs, self.fleet, self.states, self.acting
         )
         self._woken = asyncio.Event()
-        self.asking = Asking(self.firing, self.definitions, self.jobs, settings, self._woken.set)
+        self.asking = Asking(
+            self.firing,
+            self.definitions,
+            self.jobs,
+            settings,
+            self._woken.set,
+            self.plugin_secrets.of,
+        )
         self._leading = False
         self._disk = DiskReserve(settings.data_dir, settings.disk_reserve)
         self.snapshots = Snapshots(self)
@@ -101,6 +110,7 @@ class Scheduler:
             mailer=Mailer(self.settings, self.clock),
             hooks=WebHooks(self.definitions, secret, self.clock),
             clock=self.clock,
+            secrets=self.plugin_secrets,
             reached=self.follower.reached,
         )
 

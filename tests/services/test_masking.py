@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.facts import JobFinished
+from domain.masking import MASK, Mask, Withheld
 from services.ledger.connection import Ledger
-from services.runner.masking import MASK, Mask, Withheld
 from tests.services.runner_bench import Bench, bench, running
 
 VALUES = {"A": "hunter22", "B": "hunter2222-longer", "C": "key\nwith\nlines"}
