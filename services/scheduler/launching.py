@@ -127,15 +127,20 @@ async def _hook(scheduler: "Scheduler", server: str, asked: Json) -> Json:
     job = scheduler.jobs.jobs.get(asked["job"])
     if job is None or not _owns(job, server, asked):
         return {"error": "The job is not assigned to this server."}
-    params = job.value("params") or {}
-    action = {"type": "web_hook", "web_hook": params.get("web_hook"), "text": params.get("text")}
-    outcome = await scheduler.acting.fire_hook(job, action)
+    outcome = await scheduler.acting.fire_hook(job, _hook_action(job.value("params") or {}))
     return {
         "code": outcome.code,
         "description": outcome.description,
         "details": outcome.details,
         "answer": outcome.answer,
     }
+
+
+def _hook_action(params: Json) -> Json:
+    """The params of the plugin as an action; in the place of a hook's id may stand a URL."""
+    hook = str(params.get("web_hook") or "")
+    named = "url" if hook.lower().startswith(("http://", "https://")) else "web_hook"
+    return {"type": "web_hook", named: hook, "text": params.get("text")}
 
 
 def _owns(job: Job, server: str, asked: Json) -> bool:
