@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     disk_reserve: int = Field(
         256 * MEBIBYTE, ge=0, description="Writes are refused below this many free bytes."
     )
+    metrics_port: int = Field(
+        0, ge=0, le=65533, description="Port for metrics, on loopback alone; 0 = none."
+    )
     replicas: int = Field(1, description="Copies of the ledger in a NATS cluster: 1, 3 or 5.")
     log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -30,6 +30,13 @@ Nats = Annotated[
         "process list).",
     ),
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        help="Serve metrics for Prometheus at this port of 127.0.0.1. (default: not at all)",
+    ),
+]
 LogFormat = Annotated[
     str | None, typer.Option("--log-format", help="console or json. (default: console)")
 ]

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from services.cli.options import DataDir, Host, LogFormat, LogLevel, Nats, Port, TlsCert, TlsKey
+from services.cli.options import (
+    DataDir,
+    Host,
+    LogFormat,
+    LogLevel,
+    MetricsPort,
+    Nats,
+    Port,
+    TlsCert,
+    TlsKey,
+)
 from services.errors import ConfigError
 
 _SERVER_ID = re.compile(r"[a-z0-9_]{1,128}")
@@ -19,6 +29,7 @@ def gateway(
     port: Port = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    metrics_port: MetricsPort = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -28,7 +39,7 @@ def gateway(
 
     settings = load_settings(
         data_dir=data_dir, nats=nats, host=host, port=port, tls_cert=tls_cert, tls_key=tls_key,
-        log_format=log_format, log_level=log_level,
+        metrics_port=metrics_port, log_format=log_format, log_level=log_level,
     )  # fmt: skip
     raise typer.Exit(serve.serve("gateway", settings, serve.gateway))
 
@@ -36,6 +47,7 @@ def gateway(
 def scheduler(
     data_dir: DataDir = None,
     nats: Nats = None,
+    metrics_port: MetricsPort = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -44,7 +56,11 @@ def scheduler(
     from services.settings import load_settings
 
     settings = load_settings(
-        data_dir=data_dir, nats=nats, log_format=log_format, log_level=log_level
+        data_dir=data_dir,
+        nats=nats,
+        metrics_port=metrics_port,
+        log_format=log_format,
+        log_level=log_level,
     )
     raise typer.Exit(serve.serve("scheduler", settings, serve.scheduler))
 
@@ -66,6 +82,7 @@ def runner(
     drain: Annotated[
         bool, typer.Option("--drain", help="Take no new jobs and end with the last one.")
     ] = False,
+    metrics_port: MetricsPort = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -81,7 +98,11 @@ def runner(
     if id is not None and _SERVER_ID.fullmatch(id) is None:
         raise ConfigError("--id takes 1 to 128 characters of a-z, 0-9 and _.")
     settings = load_settings(
-        data_dir=data_dir, nats=nats, log_format=log_format, log_level=log_level
+        data_dir=data_dir,
+        nats=nats,
+        metrics_port=metrics_port,
+        log_format=log_format,
+        log_level=log_level,
     )
     service = functools.partial(
         serve.runner,

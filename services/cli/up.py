@@ -28,6 +28,8 @@ _IDLE = 3600.0
 # A start that takes longer is explained.
 _PATIENCE = 10.0
 _REQUEST_WAIT = 2.0
+# From the setting metrics_port upwards: the services' ports in this order.
+METRICS_PORTS = ("gateway", "scheduler", "runner")
 
 _HELLO = {
     "id": "hello",
@@ -80,8 +82,7 @@ def _keep_running(settings: "Settings", *, verbose: bool) -> None:
 
         for name in ("gateway", "runner", "scheduler"):
             service = serve.prepared(name)
-            # Each with the login of its own role.
-            mine = settings.model_copy(update={"nats": setup.url_for(name)}) if setup else settings
+            mine = _settings_of(name, settings, setup)
             family.start(Child(name, partial(serve.serve, name, mine, service)))
         family.run(Readiness(settings).reached, poll=_POLL)
         family.settled = True
@@ -92,6 +93,16 @@ def _keep_running(settings: "Settings", *, verbose: bool) -> None:
         else:
             _watch_store(setup.log_file, family)
         _say("Stopping; running jobs go on.")
+
+
+def _settings_of(name: str, settings: "Settings", setup: "NatsSetup | None") -> "Settings":
+    """A service's settings: with the login of its own role, and its own port for metrics."""
+    mine: dict[str, object] = {}
+    if setup is not None:
+        mine["nats"] = setup.url_for(name)
+    if settings.metrics_port:
+        mine["metrics_port"] = settings.metrics_port + METRICS_PORTS.index(name)
+    return settings.model_copy(update=mine)
 
 
 def _watch_store(log: Path, family: "Supervisor") -> None:

@@ -25,6 +25,7 @@ from services.gateway.routes import (
     events,
     files,
     jobs,
+    metrics,
     misc,
     records,
     running,
@@ -66,6 +67,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
         [
             *(route_handler(endpoint, gateway) for endpoint in declared),
             _health(gateway),
+            metrics.handler(gateway),
             files.handler(gateway),
             *openapi.handlers(declared),
         ],
@@ -79,7 +81,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
 def _health(gateway: Gateway) -> Any:
     @route("/health", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200)
     async def health() -> Reply:
-        body, status = misc.health(gateway.troubles())
+        body, status = misc.health(gateway.troubles(), gateway.warnings())
         no_store = (b"cache-control", b"no-store")
         return Reply(encode(body) + b"\n", [JSON_TYPE, no_store], status)
 

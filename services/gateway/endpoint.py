@@ -11,6 +11,7 @@ handler's. Knows nothing of single endpoints.
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -38,6 +39,7 @@ from services.gateway.replies import (
     wants_gzip,
 )
 from services.gateway.sse import EventStream
+from services.metrics import Requests
 
 if TYPE_CHECKING:
     from services.gateway.gateway import Gateway
@@ -194,10 +196,13 @@ def route_handler(endpoint: Endpoint, gateway: "Gateway") -> HTTPRouteHandler:
     paths = [endpoint.root]
     for depth in range(1 + endpoint.tails):
         paths.append(paths[-1] + f"/{{part{depth}:str}}")
+    requests = Requests(endpoint.name)
 
     @route(paths, http_method=METHODS, status_code=200, include_in_schema=False)
     async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
+        began = time.perf_counter()
         reply = await answer(endpoint, gateway, request.scope, request.receive)
+        requests.answered(getattr(reply, "code", 0), time.perf_counter() - began)
         return cast(ASGIApp, reply)  # they answer HTTP alone, an ASGIApp in general more
 
     return handle

@@ -47,6 +47,7 @@ MOST_GUESSES = 100
 GUESSES_WITHIN = 60.0
 # Deciding again when somebody else wrote first.
 TRIES = 8
+DISK_FULL = "The disk is nearly full: nothing more is recorded."
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,7 @@ class Gateway:
     def check_disk(self) -> None:
         """LedgerUnavailable when the disk reserve is reached (design.md 11)."""
         if self._disk.is_reached():
-            raise LedgerUnavailable("The disk is nearly full: nothing more is recorded.")
+            raise LedgerUnavailable(DISK_FULL)
 
     async def store_upload(
         self, field: str, filename: str, content_type: str, chunks: "Chunks"
@@ -239,3 +240,7 @@ class Gateway:
         if not self.follower.caught_up.is_set():
             troubles.append("The views are being folded from the ledger.")
         return troubles
+
+    def warnings(self) -> list[str]:
+        """What is wrong although this gateway is ready: reads go on below the disk reserve."""
+        return [DISK_FULL] if self._disk.is_reached() else []

@@ -75,11 +75,12 @@ def body_of(payload: Payload) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete HTTP reply; an ASGI application of its own."""
+    """A complete HTTP reply; an ASGI application of its own. `code` is what its JSON says."""
 
     body: bytes
     headers: list[tuple[bytes, bytes]]
     status: int = 200
+    code: int | str = 0
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -123,7 +124,8 @@ async def json_reply(payload: Payload, manner: Manner, status: int = 200) -> Rep
         if manner.gzip:
             body = await packed(body)
             headers.append((b"content-encoding", b"gzip"))
-    return Reply(body, headers, status)
+    code = payload.get("code", 0) if isinstance(payload, dict) else 0
+    return Reply(body, headers, status, code)
 
 
 def text_reply(text: str, status: int) -> Reply:

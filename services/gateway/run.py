@@ -16,11 +16,13 @@ import uvicorn
 from domain.facts import Json, LedgerFounded
 from services import logs
 from services.errors import StartupError
+from services.exposition import scraped
 from services.gateway import snapshots
 from services.gateway.app import create_app
 from services.gateway.connections import guarded
 from services.gateway.gateway import Gateway
 from services.gateway.live import SUBJECT
+from services.gateway.routes.metrics import page
 from services.ledger.connection import Ledger
 from services.ledger.enrolment import answer_enrolments
 from services.ledger.live import listen
@@ -50,6 +52,7 @@ async def run_gateway(settings: Settings) -> None:
         async with (
             Ledger.open(settings.nats_url, name="gateway") as ledger,
             _gateway(settings, ledger, secret) as gateway,
+            scraped(settings.metrics_port, lambda: page(gateway)),
         ):
             await _serve(gateway, listener)
 

@@ -37,6 +37,7 @@ from services.ledger.errors import (
     WrongSequence,
 )
 from services.ledger.replies import Reply, parse_headers
+from services.metrics import Appending
 
 __all__ = [
     "Deposed",
@@ -251,17 +252,20 @@ class Ledger:
 
     async def append(self, fact: Fact, *, id: str, expect: int | None = None) -> int:
         """See `append.append`."""
-        return await appending.append(self, fact, id=id, expect=expect)
+        with Appending():
+            return await appending.append(self, fact, id=id, expect=expect)
 
     async def append_all(
         self, facts: Sequence[tuple[str, Fact]], *, expect: Mapping[str, int] | None = None
     ) -> int:
         """See `append.append_all`."""
-        return await appending.append_all(self, facts, expect=expect or {})
+        with Appending():
+            return await appending.append_all(self, facts, expect=expect or {})
 
     async def append_fenced(self, facts: Sequence[tuple[str, Fact]], term: int) -> int:
         """See `append.append_fenced`."""
-        return await appending.append_fenced(self, facts, term)
+        with Appending():
+            return await appending.append_fenced(self, facts, term)
 
     async def last_sequence(self, subject: str) -> int:
         """The last sequence of this literal subject; 0 if there is none."""
@@ -316,15 +320,15 @@ class Ledger:
                     disconnected_cb=self._on_disconnect,
                     reconnected_cb=self._on_reconnect,
                 )
-            except (OSError, Error) as error:
-                if "authorization violation" in str(error).lower():
-                    raise Refused("NATS refused the credentials.") from None
-                await asyncio.sleep(RECONNECT_WAIT)
             except ssl.SSLCertVerificationError as error:
                 raise Refused(
                     f"The certificate of the NATS server is not trusted ({error.verify_message}): "
                     f"name who signed it with {CA_VARIABLE}."
                 ) from None
+            except (OSError, Error) as error:
+                if "authorization violation" in str(error).lower():
+                    raise Refused("NATS refused the credentials.") from None
+                await asyncio.sleep(RECONNECT_WAIT)
             else:
                 self.nc.options["allow_reconnect"] = True
                 self.js = self.nc.jetstream()

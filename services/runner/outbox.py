@@ -36,6 +36,8 @@ class Outbox:
     """A queue of reports and the loop that empties it."""
 
     def __init__(self, ledger: "Ledger") -> None:
+        self.depth = 0
+        """Reports that are not on the ledger yet."""
         self._ledger = ledger
         self._reports: deque[_Report] = deque()
         self._news = asyncio.Event()
@@ -48,6 +50,7 @@ class Outbox:
         `delivered` is called when it is on the ledger.
         """
         self._reports.append(_Report(key, id, fact, delivered))
+        self.depth += 1
         self._empty.clear()
         self._news.set()
 
@@ -92,6 +95,7 @@ class Outbox:
                 log.debug("A report waits", action="report_waits", id=report.id, reason=str(error))
                 await self._pause()
             else:
+                self.depth -= 1
                 report.delivered()
                 return
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from domain.facts import Json
 from domain.ids import make_id
 from services.errors import ConfigError
+from services.exposition import scraped
 from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.founding import ledger_id
@@ -62,7 +63,8 @@ async def run_runner(
                 kill_timeout=settings.kill_timeout,
                 drain=drain,
             )
-            await _run(runner, finish)
+            async with scraped(settings.metrics_port, runner.metrics):
+                await _run(runner, finish)
     finally:
         spool.close()
 

@@ -16,6 +16,7 @@ from domain.facts import Actor, Blob, JobFinished, JobFinishing, JobStarted, Jso
 from domain.macros import expand_text, param_context
 from domain.masking import Mask, Masking, Withheld
 from services.logs import logger
+from services.metrics import START_SECONDS
 from services.runner import children, procfs
 from services.runner.children import Child
 from services.runner.commands import Host, Prepared, mode_of, prepare
@@ -93,7 +94,7 @@ class Run:
 
     def start(self, launch: Launch) -> None:
         """Start the process; that it starts is in the spool already. Never raises."""
-        entry, desk = self.entry, self._desk
+        entry, desk, taken = self.entry, self._desk, self._began
         self._launch = launch
         try:
             prepared = prepare(launch, desk.spool, desk.host)
@@ -113,6 +114,7 @@ class Run:
             self._conclude_without_process(1, f"Child spawn error: {error}")
         else:
             self._watch(Child.started(pid), at)
+            START_SECONDS.observe(time.monotonic() - taken)
 
     async def fetch_and_start(self) -> None:
         """Ask for what the order does not say, then start."""

@@ -29,6 +29,7 @@ from domain.facts import (
     ServerLeft,
 )
 from domain.subjects import order_subject
+from services import metrics
 from services.ledger import live
 from services.ledger.connection import LedgerUnavailable
 from services.ledger.reader import Follower
@@ -442,6 +443,14 @@ class Runner:
             "info": _load_info(),
             "jobs": {job: run.telemetry() for job, run in self.runs.items()},
         }
+
+    async def metrics(self) -> bytes:
+        """What Prometheus reads."""
+        metrics.RUNNING_JOBS.set(len(self.runs))
+        metrics.OUTBOX_DEPTH.set(self._outbox.depth)
+        metrics.ORDER_POSITION.set(self._spool.position)
+        await metrics.measure_ledger("runner", self._ledger, self._spool.position)
+        return metrics.page("runner")
 
     async def _answer_log(self, request: Json) -> live.RawAnswer:
         """A part of a running job's log, from `offset` (from the end, if negative).

@@ -62,6 +62,7 @@ class Chooser:
         self.ticks = ticks
         self.listening = 0.0
         self.heard_of: dict[str, Heard] = {}
+        self._lost: set[str] = set()
         self._draw = random.Random()  # noqa: S311 - the draw is recorded, not a secret
         self._weight: defaultdict[str, float] = defaultdict(float)
         self._count: Counter[str] = Counter()
@@ -112,6 +113,18 @@ class Chooser:
         heard = self.heard_of.get(server)
         since = max(self.listening, heard.at if heard else 0.0)
         return self.listening > 0 and self.ticks() - since > seconds
+
+    def newly_lost(self, seconds: float) -> set[str]:
+        """The servers that, since the last look, have been silent for so long without a goodbye."""
+        lost = {
+            server
+            for server in self.heard_of
+            if self.silent(server, seconds)
+            and (known := self.fleet.servers.get(server)) is not None
+            and not known.left
+        }
+        new, self._lost = lost - self._lost, lost
+        return new
 
     def unknown_for(self, job: Job) -> float:
         """For how many seconds the job's runner, past its order, has not listed the job."""

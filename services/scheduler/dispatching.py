@@ -22,6 +22,7 @@ from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.fleet import Fleet
+from services.metrics import SERVERS_LOST
 from services.scheduler.acting import Acting
 from services.scheduler.choosing import Chooser
 from services.scheduler.limiting import Limiting
@@ -197,7 +198,7 @@ class Dispatching:
             self._sweep()
         if self._fleet_changed:
             self._fleet_changed = False
-            self._touched |= self._parked
+            self._touched = self._parked | self._touched  # those that wait came first
             self._freed |= self._starved
             self._parked.clear()
             self._starved.clear()
@@ -205,6 +206,7 @@ class Dispatching:
     def _sweep(self) -> None:
         """Once a second: jobs whose server is silent or does not know them."""
         self._fleet_changed = self._fleet_changed or bool(self._parked or self._starved)
+        SERVERS_LOST.inc(len(self.chooser.newly_lost(self.settings.server_timeout)))
         for server in list(self.jobs.by_server):
             if not self.chooser.silent(server, SILENT) and not self._strangers(server):
                 continue

@@ -4,7 +4,9 @@ import time
 
 import structlog
 
+from services.exposition import scraped
 from services.ledger.connection import Ledger
+from services.scheduler.measures import page
 from services.scheduler.service import Scheduler
 from services.settings import Settings
 
@@ -16,4 +18,5 @@ async def run_scheduler(settings: Settings) -> None:
     async with Ledger.open(settings.nats_url, name="scheduler") as ledger:
         scheduler = Scheduler(settings, ledger, time.time)
         log.info("scheduler is up", action="scheduler_up", instance=scheduler.instance)
-        await scheduler.run()
+        async with scraped(settings.metrics_port, lambda: page(scheduler)):
+            await scheduler.run()

@@ -22,6 +22,7 @@ from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.fleet import Fleet
 from projections.schedule import Schedule
+from services import metrics
 from services.disk import DiskReserve
 from services.ledger import live
 from services.ledger.connection import Ledger
@@ -38,8 +39,8 @@ from services.scheduler.launching import answer_launches
 from services.scheduler.leadership import Leadership
 from services.scheduler.mailing import Mailer
 from services.scheduler.notices import Notices
-from services.scheduler.snapshots import Snapshots
 from services.scheduler.plugin_secrets import PluginSecrets
+from services.scheduler.snapshots import Snapshots
 from services.scheduler.upkeep import Upkeep
 from services.scheduler.web_hooks import WebHooks
 from services.settings import Settings
@@ -63,8 +64,8 @@ class Scheduler:
         self.instance = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.vault = Vault.of(settings.data_dir)
         self.definitions = Definitions()
-        self.fleet = Fleet()
         self.plugin_secrets = PluginSecrets(self.definitions, self.vault)
+        self.fleet = Fleet()
         self.states = EventStates(settings.timezone)
         self.jobs = ActiveJobs(self.definitions)
         self.schedule = Schedule(
@@ -109,8 +110,8 @@ class Scheduler:
             notices=Notices(self.settings, self.definitions, self.fleet, self.states, secret),
             mailer=Mailer(self.settings, self.clock),
             hooks=WebHooks(self.definitions, secret, self.clock),
-            clock=self.clock,
             secrets=self.plugin_secrets,
+            clock=self.clock,
             reached=self.follower.reached,
         )
 
@@ -138,11 +139,13 @@ class Scheduler:
         await self.follower.caught_up.wait()
         while True:
             term = await self.leadership.win()
+            metrics.TERMS_BEGUN.inc()
             await self.follower.reached(term, SETTLE_TIMEOUT)
             self._begin(term)
             try:
                 await self._lead(term)
             except Deposed:
+                metrics.TERMS_LOST.inc()
                 log.warning("another scheduler leads now", action="term_deposed", term=term)
             finally:
                 self._leading = False
@@ -171,6 +174,7 @@ class Scheduler:
                 continue
             try:
                 last = await self.ledger.append_fenced(decisions, term)
+                metrics.recorded(decisions, self.clock())
                 await self.follower.reached(last, SETTLE_TIMEOUT)
             except LedgerUnavailable as error:
                 log.warning(str(error), action="decisions_unknown")

@@ -76,8 +76,12 @@ async def update_global_state(call: Call, enabled: bool) -> Payload:
     return {}
 
 
-def health(troubles: list[str]) -> tuple[Json, int]:
-    """The body and the status of /health."""
+def health(troubles: list[str], warnings: list[str]) -> tuple[Json, int]:
+    """The body and the status of /health; `reasons` says what is not as it should be.
+
+    Troubles keep the gateway from answering; with warnings it is ready all the same.
+    """
+    reasons = troubles + warnings
     if troubles:
-        return {"code": "db", "description": " ".join(troubles)}, 503
-    return {"code": 0, "master": True}, 200
+        return {"code": "db", "description": " ".join(reasons), "reasons": reasons}, 503
+    return {"code": 0, "master": True} | ({"reasons": reasons} if reasons else {}), 200
