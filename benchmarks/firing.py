@@ -14,7 +14,7 @@ from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.schedule import Schedule
-from projections.upcoming_jobs import upcoming_jobs
+from projections.upcoming_jobs import Preview
 from services.scheduler.firing import Firing
 from services.settings import Settings
 
@@ -52,7 +52,9 @@ def main(events: int) -> None:
     _row("begin the next term", lambda: firing.begin(WHO, NOON + 1))
     tick = f.TickFired(at=NOON + 2, actor=WHO, cause=schedule.position, evaluated=NOON + 2)
     _row("fold a tick", lambda: fold([tick]))
-    _row("preview of 100 rows", lambda: upcoming_jobs(schedule, NOON + 3))
+    preview = Preview(schedule)
+    _row("preview of 100 rows", lambda: preview.rows(NOON + 3))
+    _row("the same once more", lambda: preview.rows(NOON + 4))
     switches = [f.MasterSwitched(at=NOON + s, actor=WHO, enabled=s == 5) for s in (4, 5)]
     _row("scheduling off and on", lambda: fold(switches))
 

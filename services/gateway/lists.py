@@ -9,6 +9,7 @@ from services.gateway.params import Order
 # Parameters that shape a list and are never filters (api.md 8.7: `at` and `seq` as well).
 SHAPING = frozenset("offset limit sort_by sort_dir metrics at seq".split())
 _MISSING = object()
+_FLAGS = frozenset({"true", "false", "1", "0"})
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ def loosely_equal(stored: Any, wanted: Any) -> bool:
     """Exact match with loose typing: `"1"` = 1 = true."""
     if stored is _MISSING:
         return False
+    if isinstance(stored, str) and isinstance(wanted, str) and stored not in _FLAGS:
+        return stored == wanted
     if isinstance(stored, list) and not isinstance(wanted, list):
         stored = stored[0] if len(stored) == 1 else _MISSING
     return bool(stored == wanted or _plain(stored) == _plain(wanted))

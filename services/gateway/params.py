@@ -7,8 +7,10 @@ is the business of body.py; what a parameter means, that of the endpoint.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -26,6 +28,8 @@ _LARGEST = 10**18
 _DECIMAL = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
 _FLAGS = {"1": True, "true": True, "0": False, "false": False, "": False}
 _ABSENT: Any = object()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,10 @@ class Page:
         """That part of `rows`."""
         end = None if self.limit is None else self.offset + self.limit
         return rows[self.offset : end]
+
+    def of_some(self, rows: Iterable[T]) -> Iterator[T]:
+        """As `of`, without a list of all."""
+        return islice(rows, self.offset, None if self.limit is None else self.offset + self.limit)
 
 
 def page(params: Params, default: int | None = None) -> Page:

@@ -27,6 +27,7 @@ from services.ledger.connection import Ledger
 from services.ledger.enrolment import answer_enrolments
 from services.ledger.live import listen
 from services.ledger.secrets import server_secret
+from services.pauses import avoid_pauses
 from services.settings import Settings
 
 # Idle connections are kept this long, in seconds: new ones cost more than they hold (design.md 4).
@@ -155,6 +156,7 @@ def _affordable(connections: int) -> int:
 
 async def _announce(gateway: Gateway) -> None:
     await gateway.follower.caught_up.wait()
+    avoid_pauses()
     log.info(
         "The API is ready",
         action="gateway_ready",

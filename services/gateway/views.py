@@ -31,6 +31,7 @@ from projections.job_activity import JobActivity, StoredActivity
 from projections.job_view import document
 from projections.schedule import Schedule, StoredSchedule
 from projections.store import condemn, is_damage, open_reader, open_store
+from projections.upcoming_jobs import Preview
 from services import logs
 from services.errors import StartupError
 
@@ -93,6 +94,7 @@ class Views:
         self.timezone, self.dst_policy = zone, dst_policy
         self.definitions = Definitions()
         self.schedule = Schedule(self.definitions, zone=zone, dst_policy=dst_policy)
+        self.preview = Preview(self.schedule)
         self.access = Access()
         self.fleet = Fleet()
         self.states = EventStates(zone)

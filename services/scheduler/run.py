@@ -1,5 +1,6 @@
 """Entry point of the scheduler service."""
 
+import asyncio
 import time
 
 import structlog
@@ -7,6 +8,7 @@ import structlog
 from services.exposition import scraped
 from services.ledger.connection import Ledger
 from services.scheduler.measures import page
+from services.pauses import avoid_pauses
 from services.scheduler.service import Scheduler
 from services.settings import Settings
 
@@ -19,4 +21,13 @@ async def run_scheduler(settings: Settings) -> None:
         scheduler = Scheduler(settings, ledger, time.time)
         log.info("scheduler is up", action="scheduler_up", instance=scheduler.instance)
         async with scraped(settings.metrics_port, lambda: page(scheduler)):
+            calming = asyncio.create_task(_avoid_pauses(scheduler))
+        try:
             await scheduler.run()
+        finally:
+            calming.cancel()
+
+
+async def _avoid_pauses(scheduler: Scheduler) -> None:
+    await scheduler.follower.caught_up.wait()
+    avoid_pauses()

@@ -4,13 +4,13 @@ from typing import Any
 
 from domain import facts as f
 from domain.facts import Json
-from projections.upcoming_jobs import upcoming_jobs
+from projections.upcoming_jobs import Preview
 from tests.services.test_firing import MINUTELY, NOON, Clockwork, created, on
 
 
 def preview(clock: Clockwork, **options: Any) -> list[Json]:
     assert clock.leader is not None
-    return upcoming_jobs(clock.leader.schedule, clock.now, **options)
+    return Preview(clock.leader.schedule).rows(clock.now, **options)
 
 
 def test_rows_of_all_events_come_soonest_first() -> None:

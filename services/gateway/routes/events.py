@@ -62,8 +62,11 @@ async def get_events(call: Call, asked: tuple[Json, Page]) -> Payload:
     views = call.gateway.views
     versions = views.definitions.events
     rows = call.gateway.event_rows
-    if not filters and call.caller.unlimited and part == Page():
-        return Encoded(rows.all(views.events_changed, versions))
+    if not filters and call.caller.unlimited:
+        if part == Page():
+            return Encoded(rows.all(views.events_changed, versions))
+        chosen = part.of_some(versions.items())
+        return Rows([rows.of(id, version) for id, version in chosen], len(versions))
     found = [
         (id, version)
         for id, version in versions.items()

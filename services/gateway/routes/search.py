@@ -7,7 +7,6 @@ from domain.facts import Json
 from domain.ids import check_id
 from projections.revisions import REVISION_TYPES
 from projections.search import Calendar
-from projections.upcoming_jobs import upcoming_jobs
 from services.gateway import jobs
 from services.gateway.endpoint import Call, Routes
 from services.gateway.params import Order, Page, Params, order, page
@@ -164,8 +163,7 @@ async def get_upcoming_jobs(call: Call, asked: tuple[str | None, int, int]) -> P
     def shown(definition: Json) -> bool:
         return call.caller.may_see(definition.get("category"), definition.get("targets"))
 
-    rows = upcoming_jobs(
-        call.gateway.views.schedule,
+    rows = call.gateway.views.preview.rows(
         call.now,
         hours=hours,
         limit=_MOST_UPCOMING,
