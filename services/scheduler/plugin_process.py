@@ -6,10 +6,12 @@ Knows nothing of what the output means.
 
 import asyncio
 import contextlib
+import grp
 import os
+import pwd
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +85,7 @@ async def _start(
             cwd=str(plugin.get("cwd") or tempfile.gettempdir()),
             env=environment,
             start_new_session=True,
-            user=plugin.get("uid") or None,
-            group=plugin.get("gid") or None,
+            preexec_fn=_becoming(plugin.get("uid") or "", plugin.get("gid") or ""),
         )
     )
     try:
@@ -93,6 +94,36 @@ async def _start(
         # Cut short, a start would leave behind what the command has started already.
         await _end(await starting)
         raise
+
+
+def _becoming(user: int | str, group: int | str) -> Callable[[], None] | None:
+    """What a new process calls to run under another account; None for the scheduler's own.
+
+    (uvloop knows no `user` and `group`.) Raises ValueError for an account that does not exist.
+    """
+    if user == "" and group == "":
+        return None
+    try:
+        found = pwd.getpwuid(os.getuid()) if user == "" else _user(str(user))
+        gid = found.pw_gid if group == "" else _group(str(group))
+    except KeyError as error:
+        raise ValueError(f"the account does not exist: {error.args[0]}") from error
+    groups = os.getgrouplist(found.pw_name, gid)
+
+    def become() -> None:
+        os.setgroups(groups)
+        os.setgid(gid)
+        os.setuid(found.pw_uid)
+
+    return become
+
+
+def _user(name: str) -> pwd.struct_passwd:
+    return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+
+
+def _group(name: str) -> int:
+    return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -187,6 +187,23 @@ def test_rotating_the_key_keeps_the_values_and_makes_the_old_key_useless(up: Up)
     assert up.call("rotate_secrets")["secrets"] == 0
 
 
+def test_an_action_plugin_gets_its_secret_and_its_output_is_masked(up: Up) -> None:
+    script = '#!/bin/sh\necho "told ${#HOOK_TOKEN} $HOOK_TOKEN"\n'
+    up.call(
+        "create_plugin", id="teller", title="T", type="action", command="/bin/sh", script=script
+    )
+    up.call("create_secret", title="T", values={"HOOK_TOKEN": VALUE}, plugins=["teller"])
+    action = {"enabled": True, "condition": "complete", "type": "plugin", "plugin_id": "teller"}
+    define(up, "sec5", "#!/bin/sh\ntrue\n")
+    up.call("update_event", id="sec5", actions=[action])
+
+    job = run(up, "sec5", "")
+
+    told = next(one for one in job["actions"] if one.get("plugin_id") == "teller")
+    assert f"told {len(VALUE)} ***" in told.get("details", ""), json.dumps(told)
+    assert VALUE not in json.dumps(job)
+
+
 # --- enrolment -----------------------------------------------------------------------------------
 
 

@@ -172,7 +172,9 @@ async def test_a_cluster_is_reached_encrypted_and_enrols_runners(cluster: Cluste
             async with Ledger.open(f"{login.url('tls://' + node)}?ca={cluster.ca}", name="x"):
                 pass
     for scheme, ca in (("nats", ""), ("tls", ""), ("tls", f"?ca={_strange_authority(cluster)}")):
-        with pytest.raises(LedgerUnavailable):
+        with pytest.raises(
+            LedgerUnavailable, match="certificate of the NATS server is not trusted"
+        ):
             async with Ledger.open(f"{login.url(f'{scheme}://{nodes[0]}')}{ca}", name="x", wait=1):
                 pass
 
