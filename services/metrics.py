@@ -19,6 +19,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 
@@ -39,6 +40,8 @@ _REPLIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 60.0)
 # A fire is due on a full second; beyond misfire_grace it is missed, or caught up.
 _SKEWS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0, 3600.0)
 _ROUNDS = (1, 2, 5, 10, 50, 100, 500, 1000, 2000)
+
+disable_created_metrics()
 
 EVERYWHERE = CollectorRegistry()
 REGISTRIES = {name: CollectorRegistry() for name in ("gateway", "scheduler", "runner")}
