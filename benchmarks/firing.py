@@ -15,6 +15,7 @@ from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.schedule import Schedule
 from projections.upcoming_jobs import Preview
+from services.pauses import avoid_pauses
 from services.scheduler.firing import Firing
 from services.settings import Settings
 
@@ -44,10 +45,12 @@ def main(events: int) -> None:
     fold([f.CatalogCreated(at=0, actor=WHO, type="category", id="general", record={})])
     fold([f.CatalogCreated(at=0, actor=WHO, type="plugin", id="shellplug", record={})])
     _row(f"fold {events} events", lambda: fold(facts))
+    avoid_pauses()
     _row("begin a term", lambda: firing.begin(WHO, NOON - 10))
     decided: list[f.Fact] = []
     _row(f"decide {DUE_TOGETHER} due together", lambda: decided.extend(due()))
     assert sum(isinstance(fact, f.JobRequested) for fact in decided) == DUE_TOGETHER
+    _row("find out when these are due next", firing.next_due)
     _row(f"fold {len(decided)} decisions", lambda: fold(decided))
     _row("begin the next term", lambda: firing.begin(WHO, NOON + 1))
     tick = f.TickFired(at=NOON + 2, actor=WHO, cause=schedule.position, evaluated=NOON + 2)

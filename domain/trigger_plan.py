@@ -291,6 +291,8 @@ def _hits_within(
     upcoming = [launcher.when.next_minute(lo, hi) for launcher in launchers]
     while (minute := min((m for m in upcoming if m is not None), default=None)) is not None:
         yield minute, [hit for hit, m in zip(launchers, upcoming, strict=True) if m == minute]
+        if minute + 60 >= hi:
+            return
         upcoming = [
             launcher.when.next_minute(minute + 60, hi) if m == minute else m
             for launcher, m in zip(launchers, upcoming, strict=True)

@@ -13,7 +13,6 @@ from domain.triggers import Plan, next_due
 from domain.upcoming import upcoming
 from projections.schedule import EventSchedule, Schedule, counter_after
 
-
 MOST_HOURS = 168
 
 _Place = tuple[float, str, Json | None]  # no two entries share an event, so rows never compare

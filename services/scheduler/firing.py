@@ -67,6 +67,7 @@ class Firing:
         self.questions: dict[str, deque[Question]] = {}
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
+        self._unarmed: list[str] = []  # evaluated in the last round: launching them came first
         self._reached: dict[str, _Reached] = {}
         self._asked: dict[str, dict[str, float]] = {}
         self._answered: deque[tuple[Question, Answer]] = deque()
@@ -80,7 +81,9 @@ class Firing:
         """Forget the past and start from what the ledger says: a new term."""
         self.actor = actor
         self.term += 1
-        for memory in (self._heap, self._due, self._reached, self._asked, self._answered):
+        for memory in (
+            self._heap, self._due, self._unarmed, self._reached, self._asked, self._answered
+        ):  # fmt: skip
             memory.clear()
         self.questions.clear()
         self._ticked = now - TICK_ANYWAY
@@ -123,9 +126,15 @@ class Firing:
 
     def next_due(self) -> float | None:
         """When the next fire is due, in Unix seconds; 0 if something is owed from before."""
+        self._arm_evaluated()
         if self._answered or self.schedule.startups:
             return 0.0
         return self._top()
+
+    def _arm_evaluated(self) -> None:
+        for event in self._unarmed:
+            self.arm(event)
+        self._unarmed.clear()
 
     def _top(self) -> float | None:
         while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
@@ -136,6 +145,7 @@ class Firing:
 
     def decide(self, now: float) -> list[Decision]:
         """What is due at `now`, oldest first, as far as one round takes it."""
+        self._arm_evaluated()
         self._braked.clear()
         self._requested.clear()
         self._rules.clear()
@@ -162,6 +172,7 @@ class Firing:
         return [] if due is not None and due <= now else [self._tick_fact(now)]
 
     def _tick(self, now: float) -> list[Decision]:
+        self._arm_evaluated()
         due = self._top()
         wait = TICK_AFTER_FIRES if self._fired_since_tick else TICK_ANYWAY
         if now - self._ticked < wait or (due is not None and due <= now):
@@ -199,7 +210,7 @@ class Firing:
             self._due[event] = now  # after everybody else who is due now
             heapq.heappush(self._heap, (now, event))
         else:
-            self.arm(event)
+            self._unarmed.append(event)
         return decisions, len(found.minutes) + (found.missed.count if found.missed else 0)
 
     def _look(self, reached: _Reached, due: float, now: float) -> CatchUp:
@@ -211,7 +222,8 @@ class Firing:
         end = now if stretch.upto is None else min(now, stretch.upto)
         young = due > now - self.settings.misfire_grace
         if young and not reached.behind and reached.position < end:
-            minutes = tuple(minutes_between(plan, reached.position, end, nth=reached.nth))
+            after = max(reached.position, due - 1)
+            minutes = tuple(minutes_between(plan, after, end, nth=reached.nth))
             nth = _counter(minutes, len(minutes), reached.nth)
             return CatchUp(minutes, None, end, nth, done=True)  # in time: nothing to give up
         grace = max(0.0, self.settings.misfire_grace - (now - end))
