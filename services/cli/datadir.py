@@ -22,7 +22,6 @@ from services.settings import Settings
 if TYPE_CHECKING:
     from services.ledger.embedded import NatsSetup
 
-SERVICES = ("gateway", "scheduler", "runner", "nats")
 # What an `up` that was killed left behind ends by itself within this time, or is ended.
 _LEFTOVER_WAIT = 5.0
 _NATS_PORT = 4222
@@ -67,7 +66,7 @@ def end_leftovers(settings: Settings) -> None:
 
     They are told by the kernel; whoever is still there after some seconds is killed.
     """
-    pidfiles = [settings.run_dir / f"{name}.pid" for name in SERVICES]
+    pidfiles = list(settings.run_dir.glob("*.pid"))
     deadline = time.monotonic() + _LEFTOVER_WAIT
     while pids := [pid for file in pidfiles if (pid := holder_of(file)) is not None]:
         if time.monotonic() > deadline:
@@ -94,13 +93,21 @@ def check_port(host: str, port: int) -> None:
         ) from error
 
 
-def prepare_nats(settings: Settings) -> "NatsSetup":
-    """The configuration of this directory's own nats-server; port and passwords never change."""
-    from services.ledger import embedded
+def prepare_nats(settings: Settings, nodes: int = 1) -> "list[NatsSetup]":
+    """The configuration of this directory's own nats-servers; ports and keys never change."""
+    from services.ledger import embedded, embedded_cluster
     from services.ledger.errors import StartupError as CannotPrepare
 
+    kept = embedded_cluster.kept_size(settings.data_dir)
+    if kept not in (0, nodes):
+        how = f"with --cluster {kept}" if kept > 1 else "without --cluster"
+        raise StartupError(
+            f"{settings.data_dir} was begun {how}: go on {how}, or choose another --data-dir."
+        )
     try:
-        return embedded.prepare(settings.data_dir)
+        if nodes > 1:
+            return embedded_cluster.prepare_cluster(settings.data_dir, nodes)
+        return [embedded.prepare(settings.data_dir)]
     except CannotPrepare as error:
         raise StartupError(str(error)) from error
 

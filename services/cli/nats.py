@@ -12,7 +12,7 @@ def nats(data_dir: DataDir = None) -> None:
 
     settings = load_settings(data_dir=data_dir)
     prepare_data_dir(settings)
-    setup = prepare_nats(settings)
+    (setup,) = prepare_nats(settings)
     check_nats_port(setup, settings)
     announce_nats(settings, setup)
     # The server takes this process's place: its signals, its pid, its exit status.

@@ -8,13 +8,13 @@ before anything is started (datadir.py).
 import http.client
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.options import DataDir, Host, Nats, Port, TlsCert, TlsKey
+from services.errors import StartupError
 
 if TYPE_CHECKING:
     from services.cli.supervise import Supervisor
@@ -28,8 +28,6 @@ _IDLE = 3600.0
 # A start that takes longer is explained.
 _PATIENCE = 10.0
 _REQUEST_WAIT = 2.0
-# From the setting metrics_port upwards: the services' ports in this order.
-METRICS_PORTS = ("gateway", "scheduler", "runner")
 
 _HELLO = {
     "id": "hello",
@@ -54,6 +52,15 @@ def up(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show the services' logs instead of writing them.")
     ] = False,
+    cluster: Annotated[
+        int,
+        typer.Option(
+            "--cluster",
+            metavar="3",
+            help="Try a cluster on this machine: so many NATS nodes (3 or 5) and as many runners, "
+            "two schedulers, two gateways (on --port and the next one).",
+        ),
+    ] = 0,
 ) -> None:
     """Everything on one machine. Ctrl-C stops it; running jobs go on."""
     from services.cli.datadir import end_leftovers, locked, prepare_data_dir
@@ -62,65 +69,56 @@ def up(
     settings = load_settings(
         data_dir=data_dir, port=port, nats=nats, host=host, tls_cert=tls_cert, tls_key=tls_key
     )
+    if cluster not in (0, 3, 5) or (cluster and nats):
+        raise StartupError("--cluster takes 3 or 5, and brings its own NATS.")
     prepare_data_dir(settings)
     with locked(settings):
         end_leftovers(settings)
-        _keep_running(settings, verbose=verbose)
+        _keep_running(settings, cluster, verbose=verbose)
 
 
-def _keep_running(settings: "Settings", *, verbose: bool) -> None:
+def _keep_running(settings: "Settings", cluster: int, *, verbose: bool) -> None:
     from services.cli.supervise import Child, Supervisor
 
-    setup = _check(settings)
+    setups = _check(settings, cluster)
     log_dir = settings.data_dir / "log"
     log_dir.mkdir(mode=0o700, exist_ok=True)
     with Supervisor(settings.run_dir, log_dir, _say, verbose=verbose) as family:
-        if setup is not None:
-            family.start(Child("nats", setup.command, last=True))
+        watches: dict[str, Path] = {}
+        for number, setup in enumerate(setups, 1):
+            name = f"nats{number}" if cluster else "nats"
+            family.start(Child(name, setup.command, last=True))
+            watches[name] = setup.log_file
         # Each import is paid once, here: the services are forks of this process.
-        from services.cli import serve
+        from services.cli.members import members
 
-        for name in ("gateway", "runner", "scheduler"):
-            service = serve.prepared(name)
-            mine = _settings_of(name, settings, setup)
-            family.start(Child(name, partial(serve.serve, name, mine, service)))
+        for name, work in members(settings, setups):
+            family.start(Child(name, work))
         family.run(Readiness(settings).reached, poll=_POLL)
         family.settled = True
         if not family.stopped:
             _say(_welcome(settings))
-        if setup is None:
-            family.run(lambda: False, poll=_IDLE)
-        else:
-            _watch_store(setup.log_file, family)
+        _watch_stores(watches, family)
         _say("Stopping; running jobs go on.")
 
 
-def _settings_of(name: str, settings: "Settings", setup: "NatsSetup | None") -> "Settings":
-    """A service's settings: with the login of its own role, and its own port for metrics."""
-    mine: dict[str, object] = {}
-    if setup is not None:
-        mine["nats"] = setup.url_for(name)
-    if settings.metrics_port:
-        mine["metrics_port"] = settings.metrics_port + METRICS_PORTS.index(name)
-    return settings.model_copy(update=mine)
-
-
-def _watch_store(log: Path, family: "Supervisor") -> None:
-    """Until stopped: start nats-server anew when it is stuck after the disk was full."""
+def _watch_stores(logs: dict[str, Path], family: "Supervisor") -> None:
+    """Until stopped: start a nats-server anew when it is stuck after the disk was full."""
     from services.cli.store_watch import WATCH, StoreWatch
 
-    watch = StoreWatch(log)
+    watches = {name: StoreWatch(log) for name, log in logs.items()}
 
     def look() -> bool:
-        if watch.is_stuck():
-            _say("The disk has room again; nats is started anew.")
-            family.kill("nats")
+        for name, watch in watches.items():
+            if watch.is_stuck():
+                _say(f"The disk has room again; {name} is started anew.")
+                family.kill(name)
         return False
 
-    family.run(look, poll=WATCH)
+    family.run(look, poll=WATCH if watches else _IDLE)
 
 
-def _check(settings: "Settings") -> "NatsSetup | None":
+def _check(settings: "Settings", cluster: int) -> "list[NatsSetup]":
     """Check what must be free or reachable before anything starts; the own NATS, if it is used."""
     from services.cli.datadir import (
         announce_nats,
@@ -130,15 +128,18 @@ def _check(settings: "Settings") -> "NatsSetup | None":
         prepare_nats,
     )
 
-    check_port(settings.host, settings.port)
-    setup: NatsSetup | None = None
-    if settings.nats is None:
-        setup = prepare_nats(settings)
-        check_nats_port(setup, settings)
-    else:
+    gateways = 2 if cluster else 1  # on ports one after the other (members.py)
+    for port in range(settings.port, settings.port + gateways):
+        check_port(settings.host, port)
+    if settings.nats is not None:
         check_nats_reachable(settings.nats_url)
-    announce_nats(settings, setup)
-    return setup
+        announce_nats(settings, None)
+        return []
+    setups = prepare_nats(settings, cluster or 1)
+    for setup in setups:
+        check_nats_port(setup, settings)
+    announce_nats(settings, setups[0])
+    return setups
 
 
 class Readiness:

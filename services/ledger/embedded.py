@@ -49,11 +49,13 @@ class NatsSetup:
     port: int
     logins: dict[str, Login]
     log_file: Path
+    others: tuple[int, ...] = ()
+    """The ports of the other nodes of its cluster."""
 
     @property
     def address(self) -> str:
-        """Where it listens, without credentials."""
-        return f"nats://{HOST}:{self.port}"
+        """Where it and the others listen, without credentials."""
+        return addresses(self.port, *self.others)
 
     @property
     def url(self) -> str:
@@ -74,8 +76,9 @@ def prepare(data_dir: Path) -> NatsSetup:
     home = data_dir / "nats"
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        choice = _choice(home / "credentials.json")
-        _write_configuration(home, choice)
+        choice = chosen(home / "credentials.json")
+        write_configuration(home, choice)
+        write_enrolment(home, choice, addresses(choice["port"]))
     except OSError as error:
         raise StartupError(
             f"The data directory {data_dir} cannot be used: {error.strerror or error}."
@@ -83,10 +86,7 @@ def prepare(data_dir: Path) -> NatsSetup:
     return NatsSetup(
         command=[str(server_binary()), "-c", str(home / "server.conf")],
         port=int(choice["port"]),
-        logins={
-            role: Login(role, token=token, seed=seed)
-            for role, (token, seed) in choice["logins"].items()
-        },
+        logins=logins(choice),
         log_file=home / "nats.log",
     )
 
@@ -193,11 +193,21 @@ def configuration_dir() -> Path:
     raise StartupError("The configuration nats/embedded.conf is missing from the installation.")
 
 
-def _choice(file: Path) -> Json:
+def addresses(*ports: int) -> str:
+    """The URLs of servers on these ports of this machine, without credentials."""
+    return ",".join(f"nats://{HOST}:{port}" for port in ports)
+
+
+def logins(choice: Json) -> dict[str, Login]:
+    """The logins that were chosen, by role."""
+    return {r: Login(r, token=token, seed=seed) for r, (token, seed) in choice["logins"].items()}
+
+
+def chosen(file: Path) -> Json:
     """Port, keys and logins of this data directory, chosen at the first call."""
     known: Json = json.loads(file.read_bytes()) if file.exists() else {}
     if "authority" not in known:
-        port = known.get("port") or _free_port()
+        port = known.get("port") or free_port()
         write_private(file, json.dumps(_fresh_choice(int(port))).encode(), replace=bool(known))
         known = json.loads(file.read_bytes())
     return known
@@ -214,24 +224,35 @@ def _fresh_choice(port: int) -> Json:
     }
 
 
-def _write_configuration(home: Path, choice: Json) -> None:
+def write_configuration(
+    home: Path, choice: Json, *, name: str = "jobledger", port: int = 0, cluster: str = ""
+) -> None:
+    """Write home/server.conf (0600) for a server that keeps everything in `home`.
+
+    `cluster` is the part of a node's configuration that says how it finds the others.
+    """
     source = configuration_dir()
     authority = Authority.of(choice["authority"])
     values = {
-        "PORT": str(choice["port"]),
+        "NAME": name,
+        "PORT": str(port or choice["port"]),
         "STORE": json.dumps(str((home / "store").resolve())),
         "LOG": json.dumps(str((home / "nats.log").resolve())),
         **authority.server_settings(source / "permissions"),
     }
     text = "".join(f"{name}: {value}\n" for name, value in values.items())
-    text += "\n" + (source / "embedded.conf").read_text()
+    text += "\n" + (source / "embedded.conf").read_text() + cluster
     write_private(home / "server.conf", text.encode(), replace=True)
-    enrolment = authority.signer.stored() | {"address": f"nats://{HOST}:{choice['port']}"}
-    content = json.dumps(enrolment).encode()
+
+
+def write_enrolment(home: Path, choice: Json, address: str) -> None:
+    """Write what gateways and schedulers sign logins of runners with (0600)."""
+    authority = Authority.of(choice["authority"])
+    content = json.dumps(authority.signer.stored() | {"address": address}).encode()
     write_private(home / ENROLMENT_KEY.name, content, replace=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A free port below those that the system gives to outgoing connections."""
     while True:
         port = secrets.choice(_PORTS)

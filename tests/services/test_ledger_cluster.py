@@ -15,7 +15,7 @@ from services.cli.keys import make_keys
 from services.ledger.authority import Signer
 from services.ledger.certificates import make_certificates
 from services.ledger.connection import Ledger
-from services.ledger.embedded import _free_port, configuration_dir, server_binary
+from services.ledger.embedded import configuration_dir, free_port, server_binary
 from services.ledger.enrolment import answer_enrolments
 from services.ledger.errors import Deposed, LedgerUnavailable, WrongSequence
 from services.ledger.streams import ensure_streams
@@ -29,7 +29,7 @@ class Cluster:
     """Three nodes on this machine, with the checked-in configuration."""
 
     def __init__(self, home: Path) -> None:
-        ports = {node: (_free_port(), _free_port()) for node in NODES}
+        ports = {node: (free_port(), free_port()) for node in NODES}
         hosts = [f"127.0.0.1:{port}" for port, _ in ports.values()]
         keys = home / "keys"
         make_keys(keys, hosts)
