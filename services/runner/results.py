@@ -27,7 +27,7 @@ from services.runner.wire import (
 LONGEST_REASON = 256
 """Characters from which a first line of stderr is no part of the description."""
 
-_PERCENT = re.compile(rb"[0-9]+%")
+_PERCENT = re.compile(rb"[0-9]{1,20}%")
 END_UNSEEN = "The end of the process was not seen."
 
 
@@ -38,9 +38,10 @@ def read_shell_line(line: bytes) -> Message | Remark | None:
     return read_message(line)
 
 
+# Many logs begin their lines with a date: only a whole percent line is worth a closer look.
 SHELL = Dialect(
-    opening=rf"(?:{PROTOCOL.opening}|[0-9])",
-    undecided=PROTOCOL.undecided,
+    opening=rf"(?:{PROTOCOL.opening}|[0-9]{{1,20}}%(?=\n))",
+    undecided=rf"(?:{PROTOCOL.undecided}|[0-9]{{1,20}}%?)",
     read=read_shell_line,
 )
 """Lines of the protocol and percent lines."""

@@ -213,7 +213,8 @@ async def test_what_ignores_sigterm_gets_sigkill(scheduler: Bench) -> None:
     await scheduler.abort(order)
     finished = await scheduler.finished(order)
     assert finished.code == "abort"
-    assert read_process(int(await scheduler.log(finished))) is None
+    left = read_process(int(await scheduler.log(finished)))
+    assert left is None or left.state == "Z"
 
 
 async def test_with_kill_none_the_job_is_reported_and_goes_on(scheduler: Bench) -> None:
