@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _SUBJECTS = ("facts.access.>", "facts.catalog.role.>")
 _DAY = 86400
 _TRIES = 5
+# Nothing is cut off: a terminal wraps, and a program reads whole lines.
+_WIDE = 1000
 
 Names = list[str] | None
 
@@ -86,19 +88,21 @@ def list_keys(data_dir: DataDir = None, nats: Nats = None) -> None:
 
     settings = _settings(data_dir, nats)
     access = tools.run(_read(settings))
-    table = Table("Id", "Title", "Text", "State", "Privileges", "Roles", "Limits", box=None)
+    table = Table(box=None)
+    for name in ("Id", "Text", "State", "Title", "Privileges", "Roles", "Limits"):
+        table.add_column(name, no_wrap=True)
     for id, key in access.keys.items():
         limits = [*(key.get("categories") or []), *(key.get("groups") or [])]
         table.add_row(
             id,
-            str(key.get("title")),
             str(key.get("mask")),
             _state(key, time.time()),
+            str(key.get("title")),
             " ".join(name for name, yes in (key.get("privileges") or {}).items() if yes),
             " ".join(map(str, key.get("roles") or [])),
             " ".join(map(str, limits)),
         )
-    Console(soft_wrap=True, markup=False).print(table)
+    Console(width=_WIDE, markup=False).print(table, crop=False)
 
 
 def revoke_key(

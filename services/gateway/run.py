@@ -83,23 +83,7 @@ async def _gateway(settings: Settings, ledger: Ledger, secret: bytes) -> AsyncIt
 
 async def _serve(gateway: Gateway, listener: socket.socket) -> None:
     """Until cancelled, or until a part of the gateway fails, which is raised."""
-    server = _Server(
-        uvicorn.Config(
-            create_app(gateway),
-            http=guarded(_affordable(gateway.settings.max_connections)),
-            ws="none",
-            ssl_certfile=gateway.settings.tls_cert,
-            ssl_keyfile=gateway.settings.tls_key,
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=GRACE,
-        )
-    )
+    server = http_server(gateway)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     following = asyncio.create_task(gateway.follower.run())
     ready = asyncio.create_task(_announce(gateway))
@@ -122,6 +106,27 @@ async def _serve(gateway: Gateway, listener: socket.socket) -> None:
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following
+
+
+def http_server(gateway: Gateway) -> uvicorn.Server:
+    """The HTTP server of this gateway: its application, and the bounds on connections."""
+    return _Server(
+        uvicorn.Config(
+            create_app(gateway),
+            http=guarded(_affordable(gateway.settings.max_connections)),
+            ws="none",
+            ssl_certfile=gateway.settings.tls_cert,
+            ssl_keyfile=gateway.settings.tls_key,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=GRACE,
+        )
+    )
 
 
 def check_certificate(settings: Settings) -> None:
