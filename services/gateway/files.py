@@ -114,7 +114,6 @@ def _headers(record: Json, blob: Blob, download: str | None) -> list[tuple[bytes
         (b"last-modified", formatdate(record["date"], usegmt=True).encode()),
         (b"accept-ranges", b"bytes"),
         (b"cache-control", b"private, no-cache"),
-        (b"x-content-type-options", b"nosniff"),
         (b"content-security-policy", b"sandbox; default-src 'none'"),
         ANY_ORIGIN,
     ]

@@ -40,8 +40,8 @@ def suspend(condition: str) -> Json:
 
 
 def until_file(path: Path) -> str:
-    """A script that waits until the file is there."""
-    return f"while [ ! -e {path} ]; do sleep 0.02; done"
+    """A script that waits until the file is there, but not for ever."""
+    return f"n=0; while [ ! -e {path} ] && [ $n -lt 2000 ]; do sleep 0.02; n=$((n+1)); done"
 
 
 # --- looking ------------------------------------------------------------------------------------
@@ -542,13 +542,14 @@ def test_usage_is_told_while_the_job_runs_and_kept_off_the_record(
     client: Client, tmp_path: Path
 ) -> None:
     script = f"""
-import os, socket, sys, threading
+import os, socket, time
 server = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(server.getsockname())
 taken, _ = server.accept()
 client.sendall(b"x" * 100000)
 open("file", "wb").write(b"x" * 1000000)
-while not os.path.exists({str(tmp_path / "go")!r}):
+began = time.monotonic()
+while not os.path.exists({str(tmp_path / "go")!r}) and time.monotonic() < began + 60:
     sum(range(100000))
 """
     plugin = {"id": "busy", "title": "B", "type": "event", "command": "/usr/bin/env python3"}
