@@ -49,6 +49,11 @@ def eventually(
     return found
 
 
+def bound(seconds: float) -> float:
+    """A promise in seconds of an idle machine, on this one as busy as it is now."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def exists(pid: int) -> bool:
     """Whether the process runs (a zombie does not)."""
     with suppress(OSError):
@@ -132,8 +137,9 @@ class Api:
 class Stack:
     """One `jobledger up`. `settings` are given to it as environment variables."""
 
-    def __init__(self, home: Path, **settings: object) -> None:
+    def __init__(self, home: Path, cluster: int = 0, **settings: object) -> None:
         self.home = home
+        self.cluster = cluster
         self.port = free_port()
         self.output = home.with_name(f"{home.name}.out")
         self.settings = settings
@@ -144,9 +150,10 @@ class Stack:
     def begin(self) -> "Stack":
         """Start it, and do not wait."""
         self.output.write_text("")
-        self.process = start(
-            self.home, self.output, "up", "--port", str(self.port), **self.settings
-        )
+        words = ["up", "--port", str(self.port)]
+        if self.cluster:
+            words += ["--cluster", str(self.cluster)]
+        self.process = start(self.home, self.output, *words, **self.settings)
         return self
 
     def start(self) -> "Stack":
@@ -160,7 +167,7 @@ class Stack:
         """Stop it as Ctrl-C does; fine if it has ended."""
         if self.process is None:
             return
-        for name in SERVICES:
+        for name in self.services:
             send(self.pid(name), signal.SIGCONT)
         if not self.ended():
             self.process.send_signal(signal.SIGINT)
@@ -169,13 +176,21 @@ class Stack:
     def kill_all(self) -> None:
         """SIGKILL for `up` and everything it started, except the jobs."""
         assert self.process is not None
-        pids = [self.process.pid, *map(self.pid, SERVICES)]
+        pids = [self.process.pid, *map(self.pid, self.services)]
         for pid in pids:
             send(pid, signal.SIGKILL)
         self.process.wait(timeout=PATIENCE)
         eventually(lambda: not any(map(exists, pids)), "all are dead")
 
     # --- looking at it ---------------------------------------------------------------------
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of what `up` keeps running."""
+        if not self.cluster:
+            return SERVICES
+        counts = {"nats": self.cluster, "gateway": 2, "scheduler": 2, "runner": self.cluster}
+        return tuple(f"{name}{n + 1}" for name, count in counts.items() for n in range(count))
 
     def said(self, text: str) -> bool:
         """Whether `up` has written this."""
@@ -199,8 +214,12 @@ class Stack:
 
     @property
     def api(self) -> Api:
-        """A new client of its gateway."""
-        return Api(self.port, (self.home / "admin.key").read_text().strip())
+        """A new client of its gateway; of a cluster, of the first one."""
+        return self.gateway(0)
+
+    def gateway(self, number: int) -> Api:
+        """A new client of one of a cluster's gateways, counted from 0."""
+        return Api(self.port + number, (self.home / "admin.key").read_text().strip())
 
     def health(self) -> int:
         """The HTTP status of /health; 0 if nobody listens."""
@@ -248,9 +267,9 @@ class Stack:
 
 
 @contextmanager
-def stack(home: Path, **settings: object) -> Iterator[Stack]:
+def stack(home: Path, *, cluster: int = 0, **settings: object) -> Iterator[Stack]:
     """A running installation; it is stopped at the end."""
-    one = Stack(home, **settings)
+    one = Stack(home, cluster, **settings)
     try:
         yield one.start()
     finally:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.chaos.harness import SERVICES, Stack, send
+from tests.chaos.harness import Stack, send
 
 # Between two blows, in seconds.
 PAUSE = (0.1, 1.5)
@@ -33,7 +33,11 @@ class Mayhem:
             time.sleep(draw.uniform(*PAUSE))
 
     def _blow(self, draw: random.Random) -> None:
-        kind, victim, seconds = draw.randrange(100), draw.choice(SERVICES), draw.uniform(*STOPPED)
+        kind, victim, seconds = (
+            draw.randrange(100),
+            draw.choice(self.stack.services),
+            draw.uniform(*STOPPED),
+        )
         if kind < ALL_AT_ONCE:
             self.dealt["all"] += 1
             self.stack.kill_all()

@@ -146,7 +146,7 @@ def test_a_torn_record_at_the_end_of_the_store_is_cut_off(tmp_path: Path) -> Non
         check_definitions(after, one.api)
 
 
-@pytest.mark.parametrize("damage", ["removed", "overwritten"])
+@pytest.mark.parametrize("damage", ["overwritten", pytest.param("removed", marks=pytest.mark.long)])
 def test_view_file_damaged_or_deleted_is_rebuilt(tmp_path: Path, damage: str) -> None:
     """The gateway's SQLite file goes while it is used: it comes back from the ledger."""
     with stack(tmp_path / "data") as one:

@@ -19,6 +19,7 @@ import pytest
 from tests.chaos.harness import (
     Api,
     Stack,
+    bound,
     eventually,
     exists,
     free_port,
@@ -97,7 +98,7 @@ def test_gateway_killed(shared: Stack) -> None:
         assert other.call("run_event", id="g")["id"] != job
         eventually(lambda: shared.pid("gateway") not in (0, killed), "it is started again")
         eventually(lambda: shared.health() == 200, "it is ready")
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < bound(2.0)
         wait_for_quiet(shared.api)
         assert shared.api.call("get_jobs", ids=[job])["jobs"][0]["code"] == 0
 
@@ -149,7 +150,7 @@ def test_leading_scheduler_killed(shared: Stack) -> None:
         shared.kill("scheduler")
         killed = time.time()
         next_term = eventually(lambda: _term_after(shared, killed), "it leads again", look=0.1)  # noqa: B023
-        assert next_term.at - killed < 3.0
+        assert next_term.at - killed < bound(3.0)
     shared.api.persist("update_event", id="s", enabled=False)
     wait_for_quiet(shared.api)
     check_each_second_fired_once(shared, "s")
@@ -251,7 +252,7 @@ def test_nats_stopped(shared: Stack, tmp_path: Path) -> None:
     wait_for_quiet(shared.api, 20)
     found = shared.api.call("get_jobs", ids=[job])["jobs"][0]
     assert found["code"] == 0
-    assert found["elapsed"] < 4
+    assert found["elapsed"] < bound(3.0)
     shared.api.persist("update_event", id="nc", enabled=False)
     wait_for_quiet(shared.api)
     check_each_second_fired_once(shared, "nc")
@@ -304,7 +305,7 @@ def test_everything_killed_at_once(tmp_path: Path) -> None:
         began = time.monotonic()
         one.begin()
         first = _accepted(one)
-        assert first - began < 5.0, "the first command was accepted too late"
+        assert first - began < bound(5.0), "the first command was accepted too late"
         eventually(lambda: one.said("Jobledger is up"), "it is up again")
         assert {id: state for id, state in _states(one).items() if id in before} == before
 

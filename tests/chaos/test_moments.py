@@ -17,7 +17,13 @@ from tests.chaos.harness import Stack, eventually, job_event, of_kind, stack, st
 from tests.chaos.invariants import check_definitions, completions, wait_for_quiet
 
 # The moments that every test run looks at; the others belong to `make chaos`.
-USUAL = ("order not saved", "started, not noted", "log stored, report not noted")
+USUAL = (
+    "order not saved",
+    "started, not noted",
+    "log stored, report not noted",
+    "between fires",
+    "between end and retry",
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +124,7 @@ def test_a_job_that_a_reboot_of_the_machine_ended_is_not_started_again(
     assert ran.read_text().split() == [job, retried.job]
 
 
-@pytest.mark.parametrize("moment", LEADER)
+@pytest.mark.parametrize("moment", usual_or_long(LEADER))
 def test_a_leader_that_dies_between_two_facts_leaves_nothing_undone(
     one: Stack, tmp_path: Path, moment: str
 ) -> None:

@@ -30,7 +30,7 @@ def survive(home: Path, record: Path, *, seed: int, blows: int, at_a_time: int) 
 
 @pytest.mark.timeout(180)
 def test_a_short_storm_breaks_no_promise(tmp_path: Path) -> None:
-    survive(tmp_path / "data", tmp_path / "record", seed=1, blows=20, at_a_time=10)
+    survive(tmp_path / "data", tmp_path / "record", seed=1, blows=12, at_a_time=10)
 
 
 @pytest.mark.long
