@@ -41,7 +41,7 @@ _REPLIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 60.0)
 _SKEWS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0, 3600.0)
 _ROUNDS = (1, 2, 5, 10, 50, 100, 500, 1000, 2000)
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 EVERYWHERE = CollectorRegistry()
 REGISTRIES = {name: CollectorRegistry() for name in ("gateway", "scheduler", "runner")}

@@ -26,6 +26,7 @@ from services.cli import (
     retention,
     secrets,
     services,
+    status,
     up,
     verify,
 )
@@ -58,6 +59,7 @@ def _main(
 
 
 app.command()(up.up)
+app.command()(status.status)
 app.command()(demo.demo)
 app.command(rich_help_panel="Definitions as files")(apply.apply)
 app.command(rich_help_panel="Definitions as files")(export.export)

@@ -22,10 +22,10 @@ async def run_scheduler(settings: Settings) -> None:
         log.info("scheduler is up", action="scheduler_up", instance=scheduler.instance)
         async with scraped(settings.metrics_port, lambda: page(scheduler)):
             calming = asyncio.create_task(_avoid_pauses(scheduler))
-        try:
-            await scheduler.run()
-        finally:
-            calming.cancel()
+            try:
+                await scheduler.run()
+            finally:
+                calming.cancel()
 
 
 async def _avoid_pauses(scheduler: Scheduler) -> None:
