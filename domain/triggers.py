@@ -268,10 +268,11 @@ def catch_up(
     """Decide what of (after, now], unix seconds, is launched late and what is given up.
 
     Fires younger than `grace` always launch. Of the older ones:
-    - without a catchup trigger none; their minutes do not move the counter
+    - without a catchup trigger none
     - mode `all`: every one, or with `max_backlog` those of the newest so many due minutes
     - mode `latest`: those of the newest due minute, and only when no younger fire launches
-    With a catchup trigger all due minutes move the counter. At most `max_minutes` due minutes are
+    All due minutes move the counter, also those that are given up: nth depends on time alone,
+    however often nobody was there to launch. At most `max_minutes` due minutes are
     returned at a time. A cursor at minute m means `after = m + 59`; in the future it means nothing
     is done and it stays.
     """
@@ -281,9 +282,9 @@ def catch_up(
     young = max(after, now - grace)
     missed = None
     if plan.catchup is None:
-        missed = _missed(minutes_between(plan, after, young, nth=nth))
-        minutes = list(minutes_between(plan, young, now, nth=nth))
-        counter = _last_counter(minutes, nth)
+        missed, counter = _given_up(minutes_between(plan, after, young, nth=nth), plan, nth)
+        minutes = list(minutes_between(plan, young, now, nth=counter))
+        counter = _last_counter(minutes, counter)
     elif (limit := _backlog_limit(plan.catchup)) is None:
         minutes = list(islice(minutes_between(plan, after, now, nth=nth), max_minutes + 1))
         counter = _last_counter(minutes, nth)
@@ -308,9 +309,18 @@ def _last_counter(minutes: Sequence[Minute], nth: int | None) -> int | None:
     return next((m.nth for m in reversed(minutes) if m.nth is not None), nth)
 
 
-def _missed(minutes: Iterator[Minute]) -> Missed | None:
-    dues = [fire.due for fire in islice((f for m in minutes for f in m.fires), MISSED_CAP)]
-    return Missed(dues[0], dues[-1], len(dues)) if dues else None
+def _given_up(
+    minutes: Iterator[Minute], plan: Plan, nth: int | None
+) -> tuple[Missed | None, int | None]:
+    """What of these minutes is missed, and the counter after all of them."""
+    missed: Missed | None = None
+    for minute in minutes:
+        nth = nth if minute.nth is None else minute.nth
+        if minute.fires and (missed is None or missed.count < MISSED_CAP):
+            missed = _with_missed(missed, minute)
+        elif plan.every is None and missed is not None and missed.count >= MISSED_CAP:
+            break
+    return missed, nth
 
 
 def _newest(

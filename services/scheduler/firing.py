@@ -9,7 +9,7 @@ event are recorded in order of time all the same.
 import heapq
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from domain import facts as f
 from domain.firing import (
@@ -227,12 +227,7 @@ class Firing:
             nth = _counter(minutes, len(minutes), reached.nth)
             return CatchUp(minutes, None, end, nth, done=True)  # in time: nothing to give up
         grace = max(0.0, self.settings.misfire_grace - (now - end))
-        found = catch_up(plan, reached.position, end, nth=reached.nth, grace=grace)
-        given_up = self._given_up_to(reached, now)
-        if plan.every is None or plan.catchup is not None or given_up <= reached.position:
-            return found
-        nth = counter_after(plan, reached.position, given_up, reached.nth)
-        return replace(catch_up(plan, given_up, end, nth=nth, grace=grace), missed=found.missed)
+        return catch_up(plan, reached.position, end, nth=reached.nth, grace=grace)
 
     def _given_up_to(self, reached: _Reached, now: float) -> float:
         """The second up to which nothing is launched any more without catch-up."""

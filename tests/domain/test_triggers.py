@@ -489,9 +489,13 @@ def test_a_fire_exactly_as_old_as_the_grace_is_missed_and_a_younger_one_is_not()
     assert dues(catch_up(single, HOUR_AGO, NOON + 59.9).minutes) == [iso(NOON)]
 
 
-def test_missed_minutes_do_not_count_for_nth_without_catch_up() -> None:
-    result = catch_up([MINUTELY, on("nth", every=5)], HOUR_AGO, NOON, nth=3)
-    assert (result.minutes[0].fires, result.nth) == ((), 2)
+def test_missed_minutes_move_the_counter_with_and_without_catch_up() -> None:
+    triggers = [MINUTELY, on("nth", every=5)]
+    result = catch_up(triggers, HOUR_AGO, NOON, nth=3)
+    punctual = list(minutes_between(triggers, HOUR_AGO, NOON, nth=3))
+    assert (result.minutes, result.nth) == ((punctual[-1],), punctual[-1].nth)
+    assert result.missed is not None
+    assert result.missed.count == sum(len(minute.fires) for minute in punctual[:-1])
 
 
 def test_all_replays_everything_in_passes() -> None:
