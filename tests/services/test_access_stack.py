@@ -199,9 +199,13 @@ def test_an_action_plugin_gets_its_secret_and_its_output_is_masked(up: Up) -> No
 
     job = run(up, "sec5", "")
 
-    told = next(one for one in job["actions"] if one.get("plugin_id") == "teller")
-    assert f"told {len(VALUE)} ***" in told.get("details", ""), json.dumps(told)
-    assert VALUE not in json.dumps(job)
+    def told() -> str:
+        actions = up.call("get_job", id=job["id"])["job"]["actions"]
+        return next(str(one.get("details", "")) for one in actions if one["type"] == "plugin")
+
+    shown = eventually(told, "the action has ended")
+    assert f"told {len(VALUE)} ***" in shown
+    assert VALUE not in json.dumps(up.call("get_job", id=job["id"]))
 
 
 # --- enrolment -----------------------------------------------------------------------------------
