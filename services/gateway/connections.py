@@ -107,6 +107,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_arrived()
             self._await_head()
 
+    def on_response_complete(self) -> None:
+        """The reply is sent; a body that was not awaited may not hold the connection."""
+        super().on_response_complete()
+        if self._in_body and self._head_timer is None:
+            self._await_head()
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in the form of all refusals."""
         self._refuse(*(self._refusal or (400, "This is not a valid HTTP request.")))

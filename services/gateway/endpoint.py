@@ -297,6 +297,7 @@ async def _admit(endpoint: Endpoint, call: Call) -> None:
                 store = call.store
             most = gateway.settings.max_body
             limit = most if admitted else min(most, STRANGERS_BODY)
+            check_length(headers, limit)
             sent = await body.read(content_type, chunks(call.receive), limit, store)
             given.reserved.update(body.reserved_of(sent.values))
     except DomainError as error:
@@ -345,6 +346,13 @@ async def _refused(endpoint: Endpoint, error: Exception, versioned: bool) -> Rep
 def has_body(headers: dict[bytes, bytes]) -> bool:
     """Whether the request announces a body."""
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+
+def check_length(headers: dict[bytes, bytes], limit: int) -> None:
+    """BodyTooLarge for a body that says itself that it is larger than `limit` bytes."""
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and (len(length) > 18 or int(length) > limit):
+        raise errors.BodyTooLarge(f"The body is larger than {limit} bytes.")
 
 
 async def chunks(receive: Receive) -> AsyncIterator[bytes]:

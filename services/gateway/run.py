@@ -49,7 +49,7 @@ async def run_gateway(settings: Settings) -> None:
     """
     secret = server_secret(settings.data_dir)
     check_certificate(settings)
-    with _listening(settings.host, settings.port) as listener:
+    with listening(settings.host, settings.port) as listener:
         async with (
             Ledger.open(settings.nats_url, name="gateway") as ledger,
             _gateway(settings, ledger, secret) as gateway,
@@ -180,7 +180,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A listening socket; StartupError if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
