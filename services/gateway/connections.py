@@ -113,6 +113,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_body and self._head_timer is None:
             self._await_head()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Other protocols are not spoken here; the request is answered as HTTP."""
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in the form of all refusals."""
         self._refuse(*(self._refusal or (400, "This is not a valid HTTP request.")))
@@ -138,9 +141,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_arrived()
         if self.transport.is_closing():
             return
-        if not self.idle:
+        if not self.idle and self.cycle.response_started:
             self.transport.abort()
             return
+        if not self.idle:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         body = encode({"code": "api", "description": description}) + b"\n"
         self.transport.write(
             STATUS_LINE[status]

@@ -120,6 +120,7 @@ def http_server(gateway: Gateway) -> uvicorn.Server:
             lifespan="off",
             access_log=False,
             log_config=None,
+            log_level="error",  # what clients send wrongly is no news, and they could fill a disk
             server_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,

@@ -131,6 +131,12 @@ def _problem(reply: bytes) -> str | None:
     return f"{told} in {body!r}" if told else None
 
 
+async def test_a_body_that_breaks_http_is_told_so(served: Served) -> None:
+    reply = await served.raw(HOSTILE["a chunk of a terrible size"])
+    assert reply.startswith(b"HTTP/1.1 400")
+    assert reply.endswith(b'request."}\n')
+
+
 def test_there_are_enough_hostile_requests() -> None:
     assert len(HOSTILE) > 60
     assert len(set(HOSTILE.values())) == len(HOSTILE)
