@@ -136,7 +136,7 @@ class Views:
                 self.events_changed = recorded.sequence
             case f.JobRequested(at=at):
                 self.launches.append(at)
-                if len(self.launches) > _MOST_LAUNCHES:
+                while self.launches[0] < at - _COUNTED_FOR or len(self.launches) > _MOST_LAUNCHES:
                     self.launches.popleft()
             case f.JobCompleted(at=at) if touched:
                 return self._final(touched[0], recorded.sequence, at)
@@ -263,7 +263,7 @@ class Views:
         return len(self.active.by_event.get(event, ())) + owed
 
     def launched_since(self, moment: float) -> int:
-        """How many jobs were requested after a moment (Unix seconds)."""
+        """How many jobs were requested after a moment (Unix seconds) of the last minute."""
         while self.launches and self.launches[0] <= moment:
             self.launches.popleft()
         return len(self.launches)
@@ -311,6 +311,8 @@ REPEATABLE = "key-"
 
 _MOST_COMMANDS = 100_000
 _MOST_LAUNCHES = 100_000
+# Launches per minute are limited; older ones are nobody's business (seconds).
+_COUNTED_FOR = 120.0
 _MOST_ANSWERS = 1000
 # A full disk or a locked file is tried again after this many seconds.
 _AGAIN = 1.0
