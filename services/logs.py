@@ -37,7 +37,20 @@ def configure(service: str, *, format: str = "console", level: str = "info") -> 
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+
+
+class _Libraries(logging.Handler):
+    """Has what libraries log look like our own records."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno,
+            record.getMessage(),
+            action="library_says",
+            part=record.name,
+            **({"exc_info": record.exc_info} if record.exc_info else {}),
+        )
 
 
 def logger(name: str = "") -> Any:
