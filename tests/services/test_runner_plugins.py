@@ -108,7 +108,7 @@ async def test_an_http_request_is_judged(
 async def test_an_http_request_has_its_placeholders_and_hides_its_secrets(
     scheduler: Bench, site: str
 ) -> None:
-    """`[secrets.NAME]` is filled in, the answer is output data, the account shows no secret."""
+    """`[secrets.NAME]` is filled in; where the answer repeats it, it is masked like anywhere."""
     scheduler.use(command="[http-plugin]")
     scheduler.secrets = {"TOKEN": "s3cret"}
     params = {
@@ -120,7 +120,7 @@ async def test_an_http_request_has_its_placeholders_and_hides_its_secrets(
         "download": False,
     }
     finished = await scheduler.finished(await scheduler.order(params))
-    answer = {"path": "/j1", "token": "s3cret", "sent": "n=7"}
+    answer = {"path": "/j1", "token": "***", "sent": "n=7"}
     assert finished.report["data"]["json"] == answer
     assert "s3cret" not in finished.report["html"]["content"]
 
