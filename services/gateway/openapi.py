@@ -4,6 +4,7 @@ Made from the endpoints' declarations. The page and its one script are files of 
 nothing is fetched from elsewhere.
 """
 
+import re
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,9 @@ from services.gateway.endpoint import Endpoint
 from services.gateway.replies import JSON_TYPE, Reply, encode
 
 STATIC = Path(__file__).parent / "static"
+_FIELD = re.compile(
+    r"(?P<type>string|integer|number|boolean|array|object)(?P<required>!?)(?:[,;:]\s*(?P<meaning>.+))?"
+)
 _HTML = (b"content-type", b"text/html; charset=utf-8")
 _SCRIPT = (b"content-type", b"text/javascript; charset=utf-8")
 _FOR_A_DAY = (b"cache-control", b"public, max-age=86400")
@@ -30,6 +34,7 @@ _ERROR_STATUS = {
     "400": ("api", "A parameter is missing or malformed."),
     "403": ("session", "Not signed in (`session`), or not allowed (`access`)."),
     "404": ("notfound", "The object does not exist."),
+    "429": ("rate", "This key, or this address, asks too often."),
     "500": ("event", "A rule of the object is broken; `code` names its kind."),
     "503": ("db", "The ledger cannot be reached, or its owner has not answered yet."),
 }
@@ -127,7 +132,8 @@ def _operation(endpoint: Endpoint) -> Json:
             for name, (schema, required) in fields.items()
         ]
     else:
-        operation["requestBody"] = {"content": {"application/json": _body(endpoint, fields)}}
+        kind = "application/json" if fields or not endpoint.uploads else "multipart/form-data"
+        operation["requestBody"] = {"content": {kind: _body(endpoint, fields)}}
     if endpoint.name in _TAILS:
         key = {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
         operation.setdefault("parameters", []).append(key)
@@ -160,13 +166,14 @@ def _body(endpoint: Endpoint, fields: dict[str, tuple[Json, bool]]) -> Json:
 
 def _schema(text: str) -> tuple[Json, bool]:
     """`"string!, what it means"` as a schema, and whether it is required."""
-    type, _, meaning = text.partition(",")
-    required = type.endswith("!")
-    schema: Json = {"type": type.removesuffix("!")}
+    found = _FIELD.fullmatch(text)
+    assert found is not None, text
+    required, meaning = bool(found["required"]), found["meaning"]
+    schema: Json = {"type": found["type"]}
     if schema["type"] == "array":
         schema["items"] = {}
     if meaning:
-        schema["description"] = meaning.strip()
+        schema["description"] = meaning
     return schema, required
 
 
