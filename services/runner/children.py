@@ -10,9 +10,11 @@ Nothing ties a child to the runner's life: children go on when the runner dies.
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import resource
 import signal
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +26,12 @@ from services.runner.spool import Kill
 Ended = Callable[[int | None], None]
 
 _MESSAGES = 2  # the wrapper's own stderr: the shell's remarks, kept out of the job's output
+_FILE = 6
+_SOURCE = 7
 _ERR = 8
 _EXITS = 9
+_MOVE = fcntl.F_DUPFD_CLOEXEC
+_AT_ONCE = os.O_NONBLOCK | os.O_CLOEXEC
 _SOFT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 _FILES = "unlimited" if _SOFT == resource.RLIM_INFINITY else str(_SOFT)
 
@@ -34,14 +40,20 @@ _FILES = "unlimited" if _SOFT == resource.RLIM_INFINITY else str(_SOFT)
 # dies by the same signal. The command runs in a subshell of its own so that the remark does not
 # go to the job's stderr. A script that signals its whole group (`kill 0`) must not end the wrapper
 # with it: trapped signals, unlike ignored ones, are at their default again in the command.
+# Stderr is a pipe where it can be (output.py): the wrapper keeps its reading end open for the time
+# between two runners, and saves what is in it when the command ends while there is none.
 WRAPPER = f"""\
 trap : 1 2 3 10 12 13 14 15
 echo "begin $0 $$" >&{_EXITS}
 ulimit -Sn {_FILES}
 cd "$1" || exit 126
-shift
-(exec "$@" 2>&{_ERR} {_ERR}>&- {_EXITS}>&-)
+runner=$2
+shift 2
+(exec "$@" 2>&{_ERR} {_FILE}>&- {_SOURCE}<&- {_ERR}>&- {_EXITS}>&-)
 s=$?
+if [ ! -e /proc/$runner ]; then
+  PATH=/usr/bin:/bin dd if=/proc/self/fd/{_SOURCE} iflag=nonblock bs=1M count=1 >&{_FILE} 2>&-
+fi
 if [ $s -gt 128 ] && [ -s /proc/self/fd/{_MESSAGES} ]; then
   echo "end $0 -$((s - 128))" >&{_EXITS}
   ulimit -c 0
@@ -68,28 +80,47 @@ class Command:
     account: Account | None = None
 
 
-def start(command: Command, tag: str, stdin: bytes, out: int, err: int, exits: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The open descriptors of a job's output: what it writes to, and how its stderr is kept.
+
+    `source` is the reading end of the pipe `err`, whose bytes go to the file `kept`; where
+    stderr is itself a file, all three are that file.
+    """
+
+    out: int
+    err: int
+    source: int
+    kept: int
+
+
+def start(command: Command, tag: str, stdin: bytes, streams: Streams, exits: int) -> int:
     """Start a command in its own session; returns the wrapper's pid, which is the session.
 
-    `tag` is "JOB ORDER"; `out`, `err` and `exits` are open descriptors. `stdin` never touches a
-    disk. Raises OSError if the process cannot be made.
+    `tag` is "JOB ORDER", `exits` an open descriptor. `stdin` never touches a disk. Raises OSError
+    if the process cannot be made.
     """
-    given = _memory_file("stdin", stdin)
-    remarks = _memory_file("remarks", b"")
-    targets = {0: given, 1: out, _MESSAGES: remarks, _ERR: err, _EXITS: exits}
-    if exits == _ERR:  # it would be overwritten before it is copied
-        targets = {0: given, 1: out, _MESSAGES: remarks, _EXITS: exits, _ERR: err}
+    wanted = {
+        1: streams.out,
+        _FILE: streams.kept,
+        _SOURCE: streams.source,
+        _ERR: streams.err,
+        _EXITS: exits,
+    }
+    # Out of the way of the numbers they go to.
+    moved = {number: fcntl.fcntl(fd, _MOVE, _EXITS + 1) for number, fd in wanted.items()}
+    targets = {0: _memory_file("stdin", stdin), _MESSAGES: _memory_file("remarks", b"")} | moved
     try:
         if command.account is None:
             return _spawn(command, tag, targets)
         return _spawn_as(command, command.account, tag, targets)
     finally:
-        os.close(given)
-        os.close(remarks)
+        for descriptor in targets.values():
+            os.close(descriptor)
 
 
 def _spawn(command: Command, tag: str, targets: Mapping[int, int]) -> int:
-    argv = [SHELL, "-c", WRAPPER, tag, str(command.cwd), *command.argv]
+    argv = [SHELL, "-c", WRAPPER, tag, str(command.cwd), str(os.getpid()), *command.argv]
     return os.posix_spawn(
         SHELL,
         argv,
@@ -103,7 +134,7 @@ def _spawn(command: Command, tag: str, targets: Mapping[int, int]) -> int:
 
 def _spawn_as(command: Command, account: Account, tag: str, targets: Mapping[int, int]) -> int:
     """As `_spawn`, under another account, for which posix_spawn has no means."""
-    argv = [SHELL, "-c", WRAPPER, tag, ".", *command.argv]
+    argv = [SHELL, "-c", WRAPPER, tag, ".", str(os.getpid()), *command.argv]
     above = max(*targets.values(), *targets) + 1
     pid = os.fork()
     if pid:
@@ -130,8 +161,25 @@ def _high(targets: Mapping[int, int], above: int) -> Iterable[tuple[int, int]]:
         yield number, os.dup2(source, above + number, inheritable=False)
 
 
+def stderr_of(pid: int) -> int | None:
+    """The reading end of the pipe that a wrapper keeps for its command's stderr, if there is one.
+
+    To be closed by the caller.
+    """
+    try:
+        descriptor = os.open(f"/proc/{pid}/fd/{_SOURCE}", os.O_RDONLY | _AT_ONCE)
+    except OSError:
+        return None
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
 def _memory_file(name: str, content: bytes) -> int:
-    descriptor = os.memfd_create(name)
+    given = os.memfd_create(name)
+    descriptor = fcntl.fcntl(given, _MOVE, _EXITS + 1)
+    os.close(given)
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -4,10 +4,13 @@ The log is a list of segments of the files in the order in which they were read,
 protocol's lines. The order is kept in the spool, so a runner that adopts the job reads the same
 log. Messages go to whoever asked for them (`news`); this module must not know what they mean.
 
-A job may empty its own output file (`echo x > /dev/stderr` does). What was read before is then
-kept in a side file, so it stays in the log.
+A job may empty its own output file (`echo x > /dev/stdout` does). What was read before is then
+kept in a side file, so it stays in the log. Scripts do so with stderr all the time, where nothing
+may be lost: it is a pipe, which cannot be emptied, and is poured into its file here.
 """
 
+import contextlib
+import fcntl
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -20,6 +23,8 @@ from services.runner.spool import Read, Stream
 from services.runner.wire import LogSegment, LogText, Message, Output, Remark
 
 CHUNK = 1024 * 1024
+BUSY = 16 * 1024
+"""Bytes in a pipe from which it is looked at again at once."""
 KEPT = 256 * 1024
 """Bytes per stream that survive being emptied by the job; of more, the length survives."""
 
@@ -132,6 +137,49 @@ class OutputFile:
                 old.unlink(missing_ok=True)
 
 
+class ErrorPipe:
+    """The pipe that a job's stderr is, and the file that its bytes are poured into."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        """`source` is the reading end, which is closed with this; `sink` the file."""
+        self.source = source
+        self._sink = sink
+        self._left = b""
+        os.set_blocking(source, False)
+
+    def pour(self) -> bool:
+        """Move what is in the pipe; whether it was so much that more may follow at once."""
+        if self.source < 0:
+            return False
+        try:
+            self._left = self._left or os.read(self.source, CHUNK)
+        except BlockingIOError:
+            return False
+        size = len(self._left)
+        try:
+            while self._left:
+                self._left = self._left[os.write(self._sink, self._left) :]
+        except OSError:
+            return False  # a full disk: the job waits until there is room again
+        return size >= BUSY
+
+    def close(self) -> None:
+        """Let go of the pipe; fine to call twice."""
+        if self.source >= 0:
+            os.close(self.source)
+            self.source = -1
+
+
+def make_pipe(owner: tuple[int, int] | None) -> tuple[int, int]:
+    """A pipe with all the room that it can have: its reading and its writing end."""
+    source, writing = os.pipe2(os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # beyond the account's share of memory it stays small
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, CHUNK)
+    if owner is not None:
+        os.fchown(writing, *owner)
+    return source, writing
+
+
 class JobLog:
     """Segments in reading order; offsets count bytes of the log."""
 
@@ -206,6 +254,7 @@ class JobOutput:
         self.log = JobLog()
         self._texts: OutputFile | None = None
         self._texts_path = directory / f"{job}.text"
+        self._pipe: ErrorPipe | None = None
         self._reader = reader
         self._news = news
         self._noted = noted
@@ -224,12 +273,16 @@ class JobOutput:
             while file.position < read.upto and (chunk := file.next_chunk(read.upto)):
                 self._take(read.stream, file, chunk)
 
+    def pour_from(self, source: int) -> None:
+        """Stderr is a pipe with this reading end, which is closed with the rest."""
+        self._pipe = ErrorPipe(source, self.err.descriptor)
+
     def poll(self, now: float, upto: tuple[int, int] | None = None) -> bool:
         """Read what has come, at most a chunk per stream; whether there may be more.
 
         `upto` bounds the offsets in stdout and stderr: what the end of the job left there.
         """
-        more = False
+        more = self._pipe is not None and upto is None and self._pipe.pour()
         streams: tuple[Stream, Stream] = ("out", "err")
         for index, stream in enumerate(streams):
             file = self._file(stream)
@@ -248,6 +301,8 @@ class JobOutput:
 
     def ends(self) -> tuple[int, int]:
         """Where both streams end now."""
+        while self._pipe is not None and self._pipe.pour():
+            pass
         for file in (self.out, self.err):
             file.notice_emptied()
         return self.out.end, self.err.end
@@ -270,6 +325,8 @@ class JobOutput:
 
     def close(self) -> None:
         """Let go of the files; stdout's and stderr's own are the spool's to delete."""
+        if self._pipe is not None:
+            self._pipe.close()
         for file in (self.out, self.err, self._texts):
             if file is not None:
                 file.close()

@@ -6,9 +6,11 @@ outbox delivers what it reports.
 """
 
 import asyncio
+import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +20,7 @@ from domain.masking import Mask, Masking, Withheld
 from services.logs import logger
 from services.metrics import START_SECONDS
 from services.runner import children, procfs
-from services.runner.children import Child
+from services.runner.children import Child, Streams
 from services.runner.commands import Host, Prepared, mode_of, prepare
 from services.runner.errors import CannotStart
 from services.runner.inputs import fetch_inputs
@@ -26,7 +28,7 @@ from services.runner.launches import HOOK_PLUGIN, Launch, Launches
 from services.runner.leftovers import Leftovers
 from services.runner.news import JobNews, Outcome, fold_message, live_fields
 from services.runner.outbox import Outbox
-from services.runner.output import JobOutput
+from services.runner.output import JobOutput, make_pipe
 from services.runner.reporting import Store
 from services.runner.reports import shown_report
 from services.runner.results import END_UNSEEN, first_message, reader_for, result
@@ -100,14 +102,11 @@ class Run:
             prepared = prepare(launch, desk.spool, desk.host)
             output = self._open(prepared)
             self._began, at = time.monotonic(), time.time()
-            pid = children.start(
-                prepared.command,
-                f"{entry.job} {entry.order}",
-                prepared.stdin,
-                output.out.descriptor,
-                output.err.descriptor,
-                desk.spool.exits,
-            )
+            with self._streams(output, prepared) as streams:
+                tag = f"{entry.job} {entry.order}"
+                pid = children.start(
+                    prepared.command, tag, prepared.stdin, streams, desk.spool.exits
+                )
         except CannotStart as error:
             self._conclude_without_process(1, str(error))
         except (OSError, ValueError) as error:
@@ -115,6 +114,21 @@ class Run:
         else:
             self._watch(Child.started(pid), at)
             START_SECONDS.observe(time.monotonic() - taken)
+
+    @contextmanager
+    def _streams(self, output: JobOutput, prepared: Prepared) -> Iterator[Streams]:
+        """What the process writes to. Where it may outlive its job, stderr must be a file."""
+        out, err = output.out.descriptor, output.err.descriptor
+        if self.entry.mode.kill == "none":
+            yield Streams(out, err, err, err)
+            return
+        account = prepared.command.account
+        source, writing = make_pipe((account.uid, account.gid) if account else None)
+        output.pour_from(source)
+        try:
+            yield Streams(out, writing, source, err)
+        finally:
+            os.close(writing)
 
     async def fetch_and_start(self) -> None:
         """Ask for what the order does not say, then start."""
@@ -145,7 +159,7 @@ class Run:
         child = Child.adopted(pid, start_ticks)
         if child is None:
             return False
-        await self._reopen()
+        await self._reopen(children.stderr_of(pid))
         self.undecided = False
         self._began = time.monotonic() - procfs.age(start_ticks)
         self._watch(child, self.entry.started or time.time())
@@ -217,11 +231,14 @@ class Run:
         self.note("WARNING: The output is withheld: the secrets to be masked are not known now.")
         return Withheld()
 
-    async def _reopen(self) -> None:
-        """The output as an earlier runner had read it."""
+    async def _reopen(self, stderr: int | None = None) -> None:
+        """The output as an earlier runner had read it; `stderr` is the pipe that it still is."""
         if self.entry.mode.passes or self.entry.mode.secret:
             self._launch = await self._fetched()
-        self._open(None).replay(self.entry.reads)
+        output = self._open(None)
+        if stderr is not None:
+            output.pour_from(stderr)
+        output.replay(self.entry.reads)
 
     async def _fetched(self) -> Launch | None:
         try:

@@ -151,3 +151,26 @@ async def test_an_adopted_job_can_be_aborted(
         await scheduler.abort(order, "Enough.")
         finished = await scheduler.finished(order)
     assert (finished.code, finished.description) == ("abort", "Enough.")
+
+
+async def test_stderr_is_kept_while_there_is_no_runner(
+    scheduler: Bench, nats_server: EmbeddedNats, tmp_path: Path
+) -> None:
+    """It is a pipe: what is in it is saved by the wrapper, or read by the next runner."""
+    go = f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+    stay = f"while [ ! -e {tmp_path}/stay ]; do sleep 0.05; done"
+    said = "echo 1 > /dev/stderr; echo 2 > /dev/stderr"
+    with runner_process(nats_server, tmp_path):
+        await joined(scheduler, 1)
+        ending = await scheduler.script(f"{go}; {said}")
+        staying = await scheduler.script(f"{go}; {said}; seq 300000 >&2; {stay}; echo 3 >&2")
+        for order in (ending, staying):
+            await scheduler.started(order)
+    (tmp_path / "go").touch()
+    await asyncio.to_thread(_wait_for_exits, tmp_path, 1)
+    with runner_process(nats_server, tmp_path):
+        await joined(scheduler, 2)
+        (tmp_path / "stay").touch()
+        assert await scheduler.log(await scheduler.finished(ending)) == "1\n2\n"
+        log = await scheduler.log(await scheduler.finished(staying))
+    assert log.split() == ["1", "2", *(str(n) for n in range(1, 300001)), "3"]

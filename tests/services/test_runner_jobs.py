@@ -290,10 +290,28 @@ async def test_large_values_go_to_chunks(scheduler: Bench) -> None:
 
 
 async def test_output_that_the_job_empties_stays_in_the_log(scheduler: Bench) -> None:
-    """`> /dev/stderr` empties a file; what was read before is kept."""
-    order = await scheduler.script("echo one >&2; sleep 1; echo two > /dev/stderr; echo three >&2")
+    """`> /dev/stdout` empties a file; what was read before is kept."""
+    order = await scheduler.script("echo one; sleep 1; echo two > /dev/stdout; echo three")
     finished = await scheduler.finished(order)
     assert await scheduler.log(finished) == "one\ntwo\nthree\n"
+
+
+async def test_stderr_cannot_be_emptied(scheduler: Bench) -> None:
+    """`> /dev/stderr` is how scripts complain: every line of it counts, however fast they come."""
+    script = (
+        "for n in 1 2 3 4 5; do echo $n > /dev/stderr; done; echo 6 | tee /dev/stderr >/dev/null"
+    )
+    finished = await scheduler.finished(await scheduler.script(script))
+    assert await scheduler.log(finished) == "1\n2\n3\n4\n5\n6\n"
+
+
+async def test_twenty_megabytes_of_stderr_arrive(scheduler: Bench) -> None:
+    """A pipe holds one: the runner empties it as fast as it is filled."""
+    order = await scheduler.script("seq 2500000 >&2")
+    finished = await scheduler.finished(order)
+    log = await scheduler.log(finished)
+    assert len(log) > 18_000_000
+    assert log == "".join(f"{n}\n" for n in range(1, 2500001))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may run jobs under another account")
