@@ -27,6 +27,7 @@ from services.cli import (
     secrets,
     services,
     status,
+    traces,
     up,
     verify,
 )
@@ -67,6 +68,7 @@ app.add_typer(import_crontab.app, rich_help_panel="Definitions as files")
 app.command(rich_help_panel="One service")(services.gateway)
 app.command(rich_help_panel="One service")(services.scheduler)
 app.command(rich_help_panel="One service")(nats.nats)
+app.command(rich_help_panel="One service")(traces.traces)
 app.command(rich_help_panel="The ledger")(verify.verify)
 app.command(rich_help_panel="The ledger")(replay.replay)
 app.command(rich_help_panel="The ledger")(rebuild.rebuild)
