@@ -109,6 +109,7 @@ def _status(port: int) -> int:
     return 0
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.long)])
 def test_an_acknowledged_command_survives_a_kill_right_after_its_reply(
     shared: Stack, rounds: int
