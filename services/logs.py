@@ -8,7 +8,7 @@ Logs go to standard error; credentials and job output never do.
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -33,11 +33,21 @@ def configure(service: str, *, format: str = "console", level: str = "info") -> 
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
     logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+
+
+class _StandardError:
+    """Standard error as it is at each line: loggers are kept, and it may be exchanged."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class _Libraries(logging.Handler):
