@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from domain.facts import Json
 from services.errors import StartupError
+
+if TYPE_CHECKING:
+    import ssl
 
 Url = Annotated[
     str | None,
@@ -41,12 +44,15 @@ class Refused(Exception):
 class Api:
     """Calls by name, with a key."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, verify: "ssl.SSLContext | bool" = True) -> None:
         import httpx
 
         self._url = url
         self._client = httpx.Client(
-            base_url=f"{url}/api/app/", headers={"X-API-Key": key}, timeout=_PATIENCE
+            base_url=f"{url}/api/app/",
+            headers={"X-API-Key": key},
+            timeout=_PATIENCE,
+            verify=verify,
         )
 
     def call(self, name: str, **parameters: Any) -> Json:
@@ -80,11 +86,13 @@ class Api:
 @contextmanager
 def reach_api(data_dir: Path | None, url: str | None, key_file: Path | None) -> Iterator[Api]:
     """The API of these settings. Raises StartupError without a key."""
+    from services.cli.api import own_certificate
     from services.settings import load_settings
 
     settings = load_settings(data_dir=data_dir)
     key = _key(key_file, settings.data_dir)
-    api = Api((url or f"http://{settings.host}:{settings.port}").rstrip("/"), key)
+    verify = own_certificate(settings) if settings.tls_cert and url is None else True
+    api = Api((url or settings.api_url).rstrip("/"), key, verify)
     try:
         yield api
     finally:

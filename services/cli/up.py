@@ -127,7 +127,9 @@ def _check(settings: "Settings", cluster: int) -> "list[NatsSetup]":
         check_port,
         prepare_nats,
     )
+    from services.gateway.tls import check_certificate
 
+    check_certificate(settings)
     gateways = 2 if cluster else 1  # on ports one after the other (members.py)
     for port in range(settings.port, settings.port + gateways):
         check_port(settings.host, port)

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import resource
 import socket
-import ssl
 from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
@@ -48,7 +47,6 @@ async def run_gateway(settings: Settings) -> None:
     with one sentence, LedgerError.
     """
     secret = server_secret(settings.data_dir)
-    check_certificate(settings)
     with listening(settings.host, settings.port) as listener:
         async with (
             Ledger.open(settings.nats_url, name="gateway") as ledger,
@@ -128,25 +126,6 @@ def http_server(gateway: Gateway) -> uvicorn.Server:
             timeout_graceful_shutdown=GRACE,
         )
     )
-
-
-def check_certificate(settings: Settings) -> None:
-    """StartupError if HTTPS is wanted and its certificate or key cannot be used."""
-    if settings.tls_cert is None:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            settings.tls_cert, settings.tls_key, password=_no_password
-        )
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StartupError(
-            f"{settings.tls_cert} and {settings.tls_key} cannot be used for HTTPS ({reason})."
-        ) from error
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")
 
 
 def _affordable(connections: int) -> int:

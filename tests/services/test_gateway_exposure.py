@@ -25,7 +25,8 @@ from services.errors import ConfigError, StartupError
 from services.gateway import connections, endpoint
 from services.gateway.app import create_app
 from services.gateway.failures import Failures, network_of
-from services.gateway.run import check_certificate, http_server, listening
+from services.gateway.run import http_server, listening
+from services.gateway.tls import check_certificate
 from services.ledger.connection import Ledger
 from services.settings import Settings, load_settings
 from tests.services.gateway_kit import EVENT, Api, running_gateway
