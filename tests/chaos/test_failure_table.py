@@ -345,7 +345,10 @@ def test_each_service_frozen_for_half_a_minute(tmp_path: Path) -> None:
     """Thirty seconds of silence are not death: jobs go on, nothing is lost or doubled."""
     with stack(tmp_path / "data") as one:
         ran = tmp_path / "ran"
-        one.api.call("create_event", **job_event("f", f"echo $JOB_ID >> {ran}; sleep 1"))
+        # Without a queue, a job that finds no server ends at once (execution.md 6).
+        queue = limits(100, 1000)
+        event = job_event("f", f"echo $JOB_ID >> {ran}; sleep 1", limits=queue)
+        one.api.call("create_event", **event)
         one.api.call("create_event", **clock("fc"))
         jobs: list[str] = []
         for name in ("runner", "scheduler", "gateway", "nats"):
