@@ -22,7 +22,7 @@ from services.runner.children import SHELL, Command
 from services.runner.environment import VERSION, environment
 from services.runner.errors import CannotStart
 from services.runner.launches import Launch
-from services.runner.spool import Mode, Spool
+from services.runner.spool import Mode, Spool, write_all
 
 BUILT_IN = {
     "test-plugin": "testplug.py",
@@ -74,9 +74,11 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
         cwd=str(work),
         base_url=host.base_url,
     )
-    script = _script_text(launch)
-    path = _write_script(spool.script(job), script, account) if script is not None else None
-    argv = _argv(document, path, variables.variables, launch.secrets)
+    script = _script_of(launch)
+    path = spool.script(job) if script is not None else None
+    argv = _argv(document, path, script, variables.variables, launch.secrets)
+    if script is not None:
+        _write_script(spool, job, script, account)
     request = _request(launch, host, cwd=str(work), job_log=job_log)
     return Prepared(
         command=Command(argv, variables.variables, work, account),
@@ -123,37 +125,49 @@ def working_directory(path: Path, account: Account | None) -> Path:
     return path
 
 
-def _script_text(launch: Launch) -> str | None:
-    """The script that becomes a file: the shell plugin's param, or the plugin's own."""
+def _script_of(launch: Launch) -> bytes | None:
+    """What becomes a file, with unix line ends: the shell plugin's param, or the plugin's own."""
     if _built_in(launch.document) == SHELL_PLUGIN:
-        return str((launch.document.get("params") or {}).get("script") or "")
+        return _unix(str((launch.document.get("params") or {}).get("script") or ""))
     script = launch.plugin.get("script")
-    return script if isinstance(script, str) and script else None
+    return _unix(script) if isinstance(script, str) and script else None
 
 
-def _write_script(path: Path, text: str, account: Account | None) -> Path:
-    """A new file that its account may run; unix line ends."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+def _unix(text: str) -> bytes:
+    return text.replace("\r\n", "\n").encode("utf-8", "surrogateescape")
+
+
+def _write_script(spool: Spool, job: str, script: bytes, account: Account | None) -> None:
+    """A file that its account may run."""
+    path = spool.script(job)
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    if not spool.scripts.put_at(path):
+        path.unlink(missing_ok=True)  # an earlier runner died between this and the start
+        flags |= os.O_CREAT | os.O_EXCL
+    descriptor = os.open(path, flags, 0o700)
     try:
-        descriptor = os.open(path, flags, 0o700)
-    except FileExistsError:  # an earlier runner died between this and the start
-        os.unlink(path)
-        descriptor = os.open(path, flags, 0o700)
-    with open(descriptor, "wb") as file:
         if account is not None:
             os.fchown(descriptor, account.uid, account.gid)
-        file.write(text.replace("\r\n", "\n").encode("utf-8", "surrogateescape"))
-    return path
+        write_all(descriptor, script)
+    finally:
+        os.close(descriptor)
 
 
 def _argv(
-    document: Json, script: Path | None, env: Mapping[str, str], secrets: Container[str]
+    document: Json,
+    path: Path | None,
+    script: bytes | None,
+    env: Mapping[str, str],
+    secrets: Container[str],
 ) -> list[str]:
-    """The command line, its program as an absolute path; no secret may stand in it."""
+    """The command line, its program as an absolute path; no secret may stand in it.
+
+    `script` will stand at `path`.
+    """
     built_in = _built_in(document)
     if built_in == SHELL_PLUGIN:
-        assert script is not None
-        return _run_script(script, env)
+        assert path is not None
+        return _run_script(path, script or b"", env)
     if built_in is not None:
         if built_in not in BUILT_IN:
             raise CannotStart(f"Child spawn error: There is no built-in runner [{built_in}]")
@@ -166,17 +180,16 @@ def _argv(
     except ValueError as error:
         raise CannotStart(f"Child spawn error: {error} in the plugin's command") from error
     argv = [_program(program, env), *(_expand(word, env, secrets) for word in words)]
-    return [*argv, str(script)] if script is not None else argv
+    return [*argv, str(path)] if path is not None else argv
 
 
-def _run_script(script: Path, env: Mapping[str, str]) -> list[str]:
+def _run_script(path: Path, script: bytes, env: Mapping[str, str]) -> list[str]:
     """The script itself; /bin/sh runs one that names no interpreter."""
-    with script.open("rb") as file:
-        shebang = _SHEBANG.match(file.read(4096))
+    shebang = _SHEBANG.match(script, 0, 4096)
     if shebang is None:
-        return [SHELL, str(script)]
+        return [SHELL, str(path)]
     _program(os.fsdecode(shebang[1]), env)
-    return [str(script)]
+    return [str(path)]
 
 
 def _program(name: str, env: Mapping[str, str]) -> str:

@@ -100,6 +100,7 @@ class Run:
         self._launch = launch
         try:
             prepared = prepare(launch, desk.spool, desk.host)
+            desk.spool.put_outputs(entry.job)
             output = self._open(prepared)
             self._began, at = time.monotonic(), time.time()
             with self._streams(output, prepared) as streams:

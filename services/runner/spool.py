@@ -13,7 +13,6 @@ other lines may be lost with the machine, whose processes are lost as well. Know
 starts nothing.
 """
 
-import contextlib
 import fcntl
 import json
 import os
@@ -27,13 +26,18 @@ from typing import Literal
 from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
 from services.errors import ConfigError
 from services.logs import logger
+from services.runner.spares import Spares
 
 log = logger("spool")
 
 COMPACT_ABOVE = 4 * 1024 * 1024
 ROTATE_EXITS_ABOVE = 1024 * 1024
 
+# The files of this many ended jobs are kept to be used again.
+SPARE_JOBS = 1000
+
 Stream = Literal["out", "err"]
+_STREAMS: tuple[Stream, Stream] = ("out", "err")
 Kill = Literal["none", "parent", "all"]
 
 
@@ -126,6 +130,8 @@ class Spool:
         self.ledger: str | None = None
         self._make_directories()
         self._lock = self._take_lock()
+        self.outputs = Spares(directory / "spare-outputs", 0o600, 2 * SPARE_JOBS)
+        self.scripts = Spares(directory / "spare-scripts", 0o700, SPARE_JOBS)
         self._journal_path = directory / "journal"
         for record in self._lines():
             self._fold(record)
@@ -208,17 +214,22 @@ class Spool:
         """The file of the job's script."""
         return self.directory / "scripts" / job
 
+    def put_outputs(self, job: str) -> None:
+        """Have empty files where a new job will write, as far as there are spare ones."""
+        for stream in _STREAMS:
+            self.outputs.put_at(self.output(job, stream))
+
     def remove_files(self, jobs: Iterable[str]) -> None:
-        """Delete everything on the disk that belongs to these jobs; safe in another thread."""
+        """Delete or put aside everything on the disk of these jobs; safe in another thread."""
         for job in jobs:
             work = self.work(job)
             try:
                 os.rmdir(work)  # most jobs leave nothing there
             except OSError:
                 shutil.rmtree(work, ignore_errors=True)
-            for path in (self.script(job), self.output(job, "out"), self.output(job, "err")):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+            self.scripts.keep(self.script(job))
+            for stream in _STREAMS:
+                self.outputs.keep(self.output(job, stream))
 
     def remove_strays(self) -> None:
         """Delete what an earlier runner did not come to delete; to be called at the start."""
@@ -264,7 +275,7 @@ class Spool:
             if self._broken:
                 self._compact()
                 self._broken = False
-            _write_all(self._journal, data)
+            write_all(self._journal, data)
             if sync:
                 os.fdatasync(self._journal)
         except OSError as error:
@@ -327,7 +338,7 @@ class Spool:
         """Write the journal anew with what is still needed; kill-safe by a rename."""
         fresh = self.directory / "journal.new"
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        _write_all(descriptor, b"".join(_line(record) for record in self._remembered()))
+        write_all(descriptor, b"".join(_line(record) for record in self._remembered()))
         os.fsync(descriptor)
         fresh.rename(self._journal_path)
         _sync_directory(self.directory)
@@ -445,7 +456,8 @@ def _note_exit(found: dict[int, Exit], words: list[str]) -> None:
         return  # a line torn by the machine's death
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, in as many calls as the kernel wants."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -1,0 +1,86 @@
+"""Which files of ended jobs may be used again."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from services.runner.spares import MOST_BYTES, Spares
+
+
+@pytest.fixture
+def spares(tmp_path: Path) -> Spares:
+    return Spares(tmp_path / "spare", 0o600, most=2)
+
+
+def written(path: Path, content: bytes = b"old") -> Path:
+    path.touch(0o600)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_file_is_used_again_under_its_new_name_and_empty(spares: Spares, tmp_path: Path) -> None:
+    old = written(tmp_path / "j1.out")
+    inode = old.stat().st_ino
+    spares.keep(old)
+    assert spares.put_at(tmp_path / "j2.out")
+    assert not old.exists()
+    assert (tmp_path / "j2.out").stat().st_ino == inode
+    assert (tmp_path / "j2.out").read_bytes() == b""
+
+
+def test_without_a_spare_file_nothing_happens(spares: Spares, tmp_path: Path) -> None:
+    assert not spares.put_at(tmp_path / "j1.out")
+    assert not (tmp_path / "j1.out").exists()
+
+
+def test_a_file_that_somebody_has_open_is_deleted(spares: Spares, tmp_path: Path) -> None:
+    """A process that outlived its job may still write to it."""
+    for mode in ("rb", "ab"):
+        with open(written(tmp_path / "j1.out"), mode):
+            spares.keep(tmp_path / "j1.out")
+    assert not (tmp_path / "j1.out").exists()
+    assert not spares.put_at(tmp_path / "j2.out")
+
+
+def test_a_file_with_another_name_is_deleted(spares: Spares, tmp_path: Path) -> None:
+    written(tmp_path / "j1.out")
+    os.link(tmp_path / "j1.out", tmp_path / "mine")
+    spares.keep(tmp_path / "j1.out")
+    assert not spares.put_at(tmp_path / "j2.out")
+    assert (tmp_path / "mine").read_bytes() == b"old"
+
+
+def test_a_link_in_its_place_is_deleted_and_not_followed(spares: Spares, tmp_path: Path) -> None:
+    written(tmp_path / "precious")
+    (tmp_path / "j1.out").symlink_to(tmp_path / "precious")
+    spares.keep(tmp_path / "j1.out")
+    assert not (tmp_path / "j1.out").is_symlink()
+    assert (tmp_path / "precious").read_bytes() == b"old"
+    assert not spares.put_at(tmp_path / "j2.out")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o700])
+def test_a_file_that_others_may_use_is_deleted(spares: Spares, tmp_path: Path, mode: int) -> None:
+    written(tmp_path / "j1.out").chmod(mode)
+    spares.keep(tmp_path / "j1.out")
+    assert not spares.put_at(tmp_path / "j2.out")
+
+
+def test_a_large_file_is_deleted(spares: Spares, tmp_path: Path) -> None:
+    written(tmp_path / "j1.out")
+    os.truncate(tmp_path / "j1.out", MOST_BYTES + 1)
+    spares.keep(tmp_path / "j1.out")
+    assert not spares.put_at(tmp_path / "j2.out")
+
+
+def test_no_more_are_kept_than_wanted(spares: Spares, tmp_path: Path) -> None:
+    for number in range(3):
+        spares.keep(written(tmp_path / f"j{number}.out"))
+    assert [spares.put_at(tmp_path / f"k{number}") for number in range(3)] == [True, True, False]
+
+
+def test_what_an_earlier_runner_kept_is_deleted(spares: Spares, tmp_path: Path) -> None:
+    spares.keep(written(tmp_path / "j1.out"))
+    Spares(tmp_path / "spare", 0o600, most=2)
+    assert list((tmp_path / "spare").iterdir()) == []
