@@ -20,9 +20,10 @@ from domain.macros import (
 )
 from domain.plugins import default_values
 
-# Event keys that a job does not take over (data.md 6).
+# Event keys that a job does not take over (data.md 6). `input` comes with a launch alone: its
+# files name bytes in CHUNKS, which the gateway looks up and nobody else may choose.
 EVENT_ONLY = frozenset(
-    {"id", "title", "enabled", "triggers", "created", "modified", "revision", "username"}
+    {"id", "title", "enabled", "triggers", "created", "modified", "revision", "username", "input"}
 )
 # Keys that only the server may set (execution.md 3.1 step 1).
 LAUNCH_CONTEXT = frozenset({"command", "script", "uid", "gid", "cwd", "env", "kill", "runner"})
@@ -67,7 +68,11 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
     """The job that `request` asks for, made of these records. Pure and total."""
     document = {k: v for k, v in made.event.items() if k not in EVENT_ONLY}
     document.update(
-        {k: v for k, v in request.overrides.items() if k != "params" and k not in LAUNCH_CONTEXT}
+        {
+            key: value
+            for key, value in request.overrides.items()
+            if key not in ("params", "input") and key not in LAUNCH_CONTEXT
+        }
     )
     document |= _identity(request)
     multiplex = document.get("algo") == "multiplex" and request.workflow is None
@@ -209,7 +214,7 @@ _OBJECTS = frozenset({"actions", "limits", "jobs"})
 
 
 def sound(changes: Json) -> Json:
-    """The changes to a job without those of a wrong type, which no decision could read.
+    """The changes to a job without its input and those of a wrong type, which nobody could read.
 
     What an event says is checked when it is saved; params that override and administrators'
     changes of a live job are not.
@@ -223,7 +228,7 @@ def _is_sound(key: str, value: Any) -> bool:
         return text or (isinstance(value, list) and all(isinstance(x, str) for x in value))
     if key in _OBJECTS:
         return isinstance(value, list) and all(isinstance(x, dict) for x in value)
-    return key not in ("params", "input") or isinstance(value, dict)
+    return key != "input" and (key != "params" or isinstance(value, dict))
 
 
 def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset[str]:

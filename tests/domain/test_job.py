@@ -214,6 +214,13 @@ def test_params_are_filled_from_plugin_event_and_request() -> None:
     assert spec.document["params"] == {"a": "1", "b": "event", "c": "event!"}
 
 
+def test_the_input_comes_from_the_launch_alone() -> None:
+    forged = {"files": [{"id": "f1", "blob": {"sequences": [7], "size": 1, "sha256": ""}}]}
+    overrides = {"input": forged, "params": {"_xy_override_input": forged}}
+    spec = assemble(made({"input": forged}), requested(overrides=overrides))
+    assert "input" not in spec.document
+
+
 def test_codes_are_normalised() -> None:
     values = [0, None, False, "", 3, "SIGKILL", "Disk Full!", [1]]
     assert [normalise_code(v) for v in values] == [
