@@ -296,7 +296,10 @@ class Ledger:
             ) from None
         self._answers = f"{self._inbox}.{self.nc._nuid.next().decode()}."
         await self.subscribe_direct(self._answers + "*", self._on_answer)
-        await self.nc.flush()
+        try:
+            await self.nc.flush()
+        except (Error, TimeoutError) as error:
+            raise LedgerUnavailable(f"NATS ended the new connection: {error}.") from error
         self._back.set()
 
     async def _attempt_until_connected(self, servers: list[str]) -> None:
