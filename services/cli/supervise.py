@@ -247,9 +247,10 @@ def holder_of(pidfile: Path) -> int | None:
     """The process that a pidfile names, if it still lives; None otherwise."""
     try:
         with pidfile.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return int(pidfile.read_text() or 0) or None
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0) or None
     except FileNotFoundError:
         pass
     return None

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from services.cli.status import look
 from services.settings import Settings
-from tests.services.test_metrics import documented, names
+from tests.services.test_metrics import documented, names, sample
 from tests.services.test_up import PATIENCE, Up, eventually, free_port
 
 
@@ -106,6 +107,38 @@ def test_one_screen_tells_it_to_people(measured: tuple[Up, int]) -> None:
     assert "All is well." in text
     assert f"gateway {up.pid('gateway')}" in text
     assert re.search(r"Servers\s+\w+ \(.+\), online", text)
+
+
+def test_scheduling_that_is_off_is_shown_and_is_no_trouble(measured: tuple[Up, int]) -> None:
+    up = measured[0]
+    up.call("update_global_state", scheduler={"enabled": False})
+    try:
+        code, text = status(up.home, up.port)
+    finally:
+        up.call("update_global_state", scheduler={"enabled": True})
+    assert code == 0
+    assert "off: nothing is launched by itself" in text
+
+
+def test_fires_and_the_jobs_that_come_of_them_are_measured(measured: tuple[Up, int]) -> None:
+    up, first = measured
+    clock = {"type": "interval", "enabled": True, "start": int(time.time()), "duration": 1}
+    up.call("create_event", id="clock", title="Clock", enabled=True, category="general",
+            targets=["main"], plugin="shellplug", params={"script": "true"}, algo="random",
+            triggers=[clock])  # fmt: skip
+
+    def shown(port: int, name: str, **labels: str) -> float:
+        return sample(scraped(port), name, **labels)
+
+    scheduler, runner = first + 1, first + 2
+    eventually(
+        lambda: shown(scheduler, "jobledger_jobs_ended_total", result="success") >= 2, "it runs"
+    )
+    fires = shown(scheduler, "jobledger_fire_skew_seconds_count")
+    assert fires >= 2
+    assert 0 < shown(scheduler, "jobledger_fire_skew_seconds_sum") < 5 * fires
+    assert shown(runner, "jobledger_runner_start_seconds_count") >= 2
+    up.call("update_event", id="clock", enabled=False)
 
 
 def test_it_tells_no_secret(measured: tuple[Up, int]) -> None:
