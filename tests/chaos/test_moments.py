@@ -22,7 +22,6 @@ USUAL = (
     "started, not noted",
     "log stored, report not noted",
     "between fires",
-    "between end and retry",
 )
 
 
