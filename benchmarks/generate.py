@@ -34,12 +34,12 @@ RUNNER = f.Actor(type="runner", id=BOOT)
 SCHEDULER = f.Actor(type="scheduler", id="7")
 
 
-def definition(number: int, now: float) -> Json:
-    """An event as somebody might have written it."""
+def definition(number: int, now: float, until: float) -> Json:
+    """An event as somebody might have written it; it fires no more after `until`."""
     return {
         "id": f"event{number}",
         "title": f"Nightly job {number}",
-        "enabled": False,
+        "enabled": True,
         "category": "general",
         "plugin": "shellplug",
         "targets": ["main"],
@@ -48,6 +48,7 @@ def definition(number: int, now: float) -> Json:
         "triggers": [
             {"type": "manual", "enabled": True},
             {"type": "schedule", "enabled": True, "hours": [number % 24], "minutes": [number % 60]},
+            {"type": "range", "enabled": True, "end": int(until)},
         ],
         "limits": [{"type": "job", "enabled": True, "amount": 1}],
         "actions": [{"type": "email", "enabled": True, "condition": "error", "users": ["admin"]}],
@@ -60,14 +61,14 @@ def definition(number: int, now: float) -> Json:
     }
 
 
-def founding_facts(events: int, now: float) -> Iterator[f.Fact]:
+def founding_facts(events: int, now: float, until: float) -> Iterator[f.Fact]:
     """The server and the events."""
     yield f.ServerJoined(
         at=now, actor=RUNNER, server=SERVER, boot=BOOT, machine_boot="m1", hostname="host.example",
         groups=["main"], info={"os": {"platform": "Linux"}, "memory": {"total": 16 * 2**30}},
     )  # fmt: skip
     for number in range(events):
-        record = definition(number, now)
+        record = definition(number, now, until)
         yield f.EventCreated(at=now, actor=ADMIN, event=record["id"], definition=record)
 
 
@@ -88,6 +89,7 @@ def life(number: int, event: str, made_of: f.MadeOf, at: float, first: int) -> l
         f.JobRequested(
             at=at, actor=SCHEDULER, event=event, job=job, made_of=made_of, **launch,
             fire=f.FireKey(anchor=made_of.event, trigger=1, due=at),
+            counters=f.Counters(cursor=int(at)),
         ),
         f.JobAssigned(
             at=at + 0.01, actor=SCHEDULER, cause=first, **where, attempt=1, made_of=made_of,
@@ -117,7 +119,7 @@ async def generate(ledger: Ledger, jobs: int, events: int, now: float) -> int:
     began = now - jobs * APART
     made: list[f.MadeOf] = []
     end = await ledger.end()
-    for number, fact in enumerate(founding_facts(events, began)):
+    for number, fact in enumerate(founding_facts(events, began, now)):
         end = await ledger.append(fact, id=f"history-{end}-{number}")
         if isinstance(fact, f.EventCreated):
             made.append(f.MadeOf(event=end))
