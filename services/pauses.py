@@ -13,7 +13,7 @@ _YOUNG, _OLDER, _ALL = 10_000, 20, 1_000
 
 
 def avoid_pauses() -> None:
-    """Call it once everything is folded: no later collection looks at what is there now."""
+    """No later collection looks at what is there now: for the start, and for when all is folded."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, _OLDER, _ALL)

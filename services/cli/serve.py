@@ -5,7 +5,6 @@ a coroutine that is cancelled when it shall stop.
 """
 
 import asyncio
-import gc
 import importlib
 import os
 import signal
@@ -20,6 +19,7 @@ from services import logs
 from services.cli.datadir import prepare_data_dir
 from services.cli.supervise import CANNOT_START
 from services.errors import StartupError
+from services.pauses import avoid_pauses
 from services.settings import Settings
 
 Service = Callable[[Settings], Coroutine[Any, Any, None]]
@@ -29,9 +29,6 @@ STOP_WAIT = 3.0
 # Another server, or the majority of a cluster, may still be starting.
 LEDGER_WAIT = 60.0
 _RETRY = 0.1
-# Facts and views hold no cycles: looking for some after each 700 new objects, as Python does,
-# took a seventh of the scheduler's time.
-_GC_EVERY = 50_000
 
 
 def serve(name: str, settings: Settings, service: Service, *, patience: float = 0.0) -> int:
@@ -47,8 +44,7 @@ def serve(name: str, settings: Settings, service: Service, *, patience: float = 
     try:
         prepare_data_dir(settings)
         settings = settings.model_copy(update={"nats": settings.nats_url_for(name)})
-        gc.freeze()
-        gc.set_threshold(_GC_EVERY)
+        avoid_pauses()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(service(settings), STOP_WAIT + patience))
     except LedgerUnavailable as error:
