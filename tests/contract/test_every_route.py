@@ -109,6 +109,7 @@ ROUTES = [
     _several("group", "groups"),
     *_records("plugin", "plugins", {"title": "P", "type": "event", "command": "/bin/sh"}),
     *_records("role", "roles", {"title": "R"}),
+    *_records("web_hook", "web_hooks", {"title": "W", "url": "http://127.0.0.1:9/hook"}),
     Route("get_active_servers", None, {}, ["groups"], rows="rows"),
     Route("get_active_server", None, {"id": "s1"}, ["groups"]),
     Route("get_servers", None, {}, ["groups"], rows="servers"),

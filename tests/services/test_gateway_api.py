@@ -448,3 +448,14 @@ async def test_compressed_text_is_one_gzip_member() -> None:
 
     packed = b"".join([part async for part in gzipped(parts())])
     assert gzip.decompress(packed) == b"0\n1\n2\n"
+
+
+async def test_who_may_change_a_web_hook_sees_what_its_receiver_checks_with(api: Api) -> None:
+    hook = {"id": "chat", "title": "Chat", "url": "http://127.0.0.1:9/hook"}
+    made = (await api.call("create_web_hook", hook)).json()
+    assert made["web_hook"]["method"] == "POST"
+    again = (await api.call("get_web_hook", {"id": "chat"})).json()
+    assert again["signing_key"] == made["signing_key"]
+    assert (await api.call("update_web_hook", {"id": "chat", "retries": 2})).json()["code"] == 0
+    assert (await api.call("get_web_hooks")).json()["rows"][0]["retries"] == 2
+    assert (await api.call("delete_web_hook", {"id": "chat"})).json()["code"] == 0

@@ -1,4 +1,4 @@
-"""Categories, tags, groups, plugins, roles: one implementation, a table of what differs (8.3)."""
+"""Categories, tags, groups, plugins, roles, web hooks: one way, a table of what differs (8.3)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from services.gateway.endpoint import Call, Handler, Routes
 from services.gateway.gateway import Decision
 from services.gateway.params import Page, Params, page
 from services.gateway.replies import Payload, Rows, encode
+from services.ledger.secrets import web_hook_key
 
 api = Routes("Supporting records")
 
@@ -31,6 +32,12 @@ TYPES: dict[str, Any] = {
     "sort_order": "integer",
     "max_jobs_per_server": "integer",
     "timeout": "integer",
+    "headers": "array",
+    "retries": "integer",
+    "max_per_day": "integer",
+    "follow": "flag",
+    "ssl_cert_bypass": "flag",
+    "fail_on_status": "flag",
 }
 
 
@@ -38,27 +45,39 @@ TYPES: dict[str, Any] = {
 class Kind:
     """What differs between the types on the wire.
 
-    `visible` says whether a caller's limits let it see a record by its id.
+    `name` is what the calls are named after; `visible` says whether a caller's limits let it see
+    a record by its id; `beside` is what a reply says beside the record.
     """
 
     type: CatalogType
+    name: str
     plural: str
     example: Json
     ordered: bool = False
     replies_to_update: bool = False
     visible: Callable[[Principal, str], bool] = lambda _, __: True
+    beside: Callable[["Call", str], Json] = lambda _, __: {}
+
+
+def _signing_key(call: Call, id: str) -> Json:
+    """What a web hook's receiver checks signatures with, for those who may change the hook."""
+    if not call.caller.may("edit_web_hooks"):
+        return {}
+    return {"signing_key": web_hook_key(call.gateway.secret, id).decode()}
 
 
 KINDS = (
     Kind(
+        "category",
         "category",
         "categories",
         {"title": "Reports", "color": "blue"},
         ordered=True,
         visible=lambda caller, id: caller.may_see_category(id),
     ),
-    Kind("tag", "tags", {"title": "Production"}),
+    Kind("tag", "tag", "tags", {"title": "Production"}),
     Kind(
+        "group",
         "group",
         "groups",
         {"title": "Web servers", "hostname_match": "^web"},
@@ -67,17 +86,25 @@ KINDS = (
     ),
     Kind(
         "plugin",
+        "plugin",
         "plugins",
         {"title": "My plugin", "type": "event", "command": "/bin/sh"},
         replies_to_update=True,
     ),
-    Kind("role", "roles", {"title": "Operators", "privileges": {"run_jobs": True}}),
+    Kind("role", "role", "roles", {"title": "Operators", "privileges": {"run_jobs": True}}),
+    Kind(
+        "webhook",
+        "web_hook",
+        "web_hooks",
+        {"title": "Chat", "url": "https://chat.example/hook"},
+        beside=_signing_key,
+    ),
 )
 
 
 def _declare(kind: Kind) -> None:
     """The calls of one type."""
-    type, plural = kind.type, kind.plural
+    type, plural = kind.name, kind.plural
     id_field = {"id": "string!"}
     api.endpoint(f"get_{plural}", f"List all {plural}.", parse=page)(_list(kind))
     api.endpoint(f"get_{type}", f"One {type}.", parse=Params.id, fields=id_field)(_get(kind))
@@ -144,10 +171,10 @@ def _get(kind: Kind) -> Handler:
     async def handler(call: Call, id: str) -> Payload:
         record = call.gateway.views.definitions.record(kind.type, id)
         if record is None:
-            raise NotFound(f"There is no {kind.type} with this id: {id}")
+            raise NotFound(f"There is no {kind.name} with this id: {id}")
         if not kind.visible(call.caller, id):
-            raise AccessDenied(f"There is no access to this {kind.type}.")
-        return {kind.type: record}
+            raise AccessDenied(f"There is no access to this {kind.name}.")
+        return {kind.name: record} | kind.beside(call, id)
 
     return handler
 
@@ -164,7 +191,7 @@ def _create(kind: Kind) -> Handler:
 
         recorded = await gateway.submit(call, decide)
         assert isinstance(recorded.fact, CatalogCreated)
-        return {kind.type: recorded.fact.record}
+        return {kind.name: recorded.fact.record} | kind.beside(call, recorded.fact.id)
 
     return handler
 
@@ -180,7 +207,7 @@ def _update(kind: Kind) -> Handler:
 
         recorded = await gateway.submit(call, decide)
         assert isinstance(recorded.fact, CatalogUpdated)
-        return {kind.type: recorded.fact.record} if kind.replies_to_update else {}
+        return {kind.name: recorded.fact.record} if kind.replies_to_update else {}
 
     return handler
 
