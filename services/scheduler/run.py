@@ -7,8 +7,8 @@ import structlog
 
 from services.exposition import scraped
 from services.ledger.connection import Ledger
-from services.scheduler.measures import page
 from services.pauses import avoid_pauses
+from services.scheduler.measures import page
 from services.scheduler.service import Scheduler
 from services.settings import Settings
 
