@@ -1,4 +1,7 @@
-"""The view of finished jobs: how fast it is folded and searched; prints two tables."""
+"""The view of finished jobs: how fast it is folded and searched; prints two tables.
+
+python benchmarks/history.py [JOBS]
+"""
 
 import sys
 import tempfile
@@ -51,14 +54,14 @@ def fold(folder: Path, batch: int, jobs: int) -> tuple[History, float]:
     return history, jobs / (time.perf_counter() - began)
 
 
-def main() -> None:
+def main(most: int) -> None:
     with tempfile.TemporaryDirectory(prefix="jobledger-bench-") as name:
         print("jobs per transaction    jobs/s")
         for batch in BATCHES:
-            jobs = JOBS if batch == BATCHES[-1] else min(JOBS, 5000 * batch)
-            history, rate = fold(Path(name), batch, min(jobs, JOBS))
+            jobs = most if batch == BATCHES[-1] else min(most, 5000 * batch)
+            history, rate = fold(Path(name), batch, jobs)
             print(f"{batch:20} {rate:9,.0f}")
-        print(f"\nsearch in {JOBS:,} jobs, 50 rows       hits       ms")
+        print(f"\nsearch in {most:,} jobs, 50 rows       hits       ms")
         for query in QUERIES:
             began = time.perf_counter()
             page = history.search(query, Calendar(START), limit=50)
@@ -67,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS)

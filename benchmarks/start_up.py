@@ -1,5 +1,7 @@
 """How long `jobledger up` takes from nothing: to the first accepted job, and to its end.
 
+    python benchmarks/start_up.py [RUNS]
+
 A throw-away directory each time; prints a table.
 """
 
@@ -74,9 +76,9 @@ def first_job(api: httpx.Client, home: Path) -> str:
     raise SystemExit("The API took no job.")
 
 
-def main() -> None:
-    rows = [measure() for _ in range(RUNS)]
-    print(f"{RUNS} starts from nothing, seconds        median     best")
+def main(runs: int) -> None:
+    rows = [measure() for _ in range(runs)]
+    print(f"{runs} starts from nothing, seconds        median     best")
     for name, values in zip(
         ("job accepted", "job ended", "clean stop"), zip(*rows, strict=True), strict=True
     ):
@@ -84,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else RUNS)

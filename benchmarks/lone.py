@@ -1,0 +1,99 @@
+"""Where the time of a lone job goes, stage by stage.
+
+    python benchmarks/lone.py [--jobs 50] [--json FILE]
+
+One trivial job at a time on an idle installation. The stages are read off the ledger: when NATS
+stored each fact, and what the runner noted of the process. Half of the jobs are waited for
+(`run_event/wait`): their reply is when a client sees the end. Milliseconds after the request.
+"""
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+from statistics import median, quantiles
+
+from stack import Client, Json, Stack, event, machine, print_table, running, write_json
+
+from domain.facts import decode
+from services.ledger.connection import Ledger
+from services.ledger.raw import read_raw
+from services.settings import load_settings
+
+PAUSE = 0.15
+STAGES = (
+    "JobRequested stored",
+    "reply of run_event",
+    "JobAssigned stored",
+    "process started",
+    "JobStarted stored",
+    "process ended",
+    "JobFinished stored",
+    "JobCompleted stored",
+    "reply of run_event/wait",
+)
+
+
+async def measure(stack: Stack, jobs: int) -> dict[str, list[float]]:
+    """Milliseconds from the request to each stage, of every job."""
+    async with Client(stack) as client:
+        await client.call("create_event/v1", event("lone"))
+        first = client.sequence
+        sent: dict[str, float] = {}
+        found: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        for number in range(jobs):
+            await asyncio.sleep(PAUSE)
+            waits = number % 2 == 1
+            began = time.time()
+            reply = await client.call("run_event/v1" + "/wait" * waits, {"id": "lone"})
+            took = 1000 * (time.time() - began)
+            found["reply of run_event/wait" if waits else "reply of run_event"].append(took)
+            sent[reply["job"]["id"] if waits else reply["id"]] = began
+        await asyncio.sleep(1.0)
+        await client.call("update_event/v1", {"id": "lone", "enabled": False})
+    await _read_stages(stack, sent, found, first, client.sequence)
+    return found
+
+
+async def _read_stages(
+    stack: Stack, sent: dict[str, float], found: dict[str, list[float]], first: int, last: int
+) -> None:
+    settings = load_settings(data_dir=stack.home)
+    async with Ledger.open(settings.nats_url, name="bench") as ledger:
+        async for batch in read_raw(ledger, after=first, upto=last):
+            for raw in batch:
+                fact = decode(raw.data)
+                began = sent.get(getattr(fact, "job", ""))
+                if began is None:
+                    continue
+                moments = {f"{fact.kind} stored": raw.at}
+                if fact.kind == "JobStarted":
+                    moments["process started"] = fact.started
+                if fact.kind == "JobFinished":
+                    moments["process ended"] = fact.ended
+                for stage, moment in moments.items():
+                    if stage in found:
+                        found[stage].append(1000 * (moment - began))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The stages of a lone job.")
+    parser.add_argument("--jobs", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    before = machine()
+    with running() as stack:
+        found = asyncio.run(measure(stack, args.jobs))
+    rows = [
+        [stage, median(ms), quantiles(ms, n=100)[94], len(ms)]
+        for stage, ms in found.items()
+        if len(ms) > 1
+    ]
+    columns = ["ms after the request", "p50", "p95", "jobs"]
+    print_table(f"A lone job; {before}", columns, rows)
+    result: Json = {stage: {"p50": p50, "p95": p95} for stage, p50, p95, _ in rows}
+    write_json(args.json, {"lone": result})
+
+
+if __name__ == "__main__":
+    main()
