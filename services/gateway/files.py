@@ -18,7 +18,7 @@ from domain.facts import Blob, Json
 from services.gateway import jobs
 from services.gateway.auth import same_token
 from services.gateway.replies import ANY_ORIGIN, Reply, text_reply
-from services.gateway.uploads import clean_name, find_upload
+from services.ledger import uploads
 from services.ledger.chunks import read_range
 from services.ledger.errors import ChunksMissing
 
@@ -62,7 +62,7 @@ async def find(gateway: "Gateway", path: str) -> Json | None:
     """The record of the file at this path, with the place of its bytes; None if there is none."""
     named = _OF_JOB.fullmatch(path)
     if named is None:
-        return await find_upload(gateway, path)
+        return await uploads.find(gateway.ledger, path)
     job, record = await jobs.find(gateway, named[1], raw=True)
     if record is None:
         return None
@@ -101,7 +101,7 @@ def _headers(record: Json, blob: Blob, download: str | None) -> list[tuple[bytes
     name = str(record.get("filename") or "file")
     kind = mimetypes.guess_type(name)[0] or _UNKNOWN_TYPE
     if download not in (None, "", "1", "true"):
-        name = clean_name(str(download)) or name
+        name = uploads.clean_name(str(download)) or name
     kept = download in (None, "", "0", "false") and not _ACTIVE.search(kind)
     manner = "inline" if kept else "attachment"
     plain = re.sub(r'[^\x20-\x7e]|["\\%]', "_", name)

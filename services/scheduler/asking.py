@@ -16,7 +16,6 @@ from domain.assembly import NOTHING, assemble
 from domain.facts import Json
 from domain.firing import requested
 from domain.trigger_plugin import (
-    Allowed,
     Answer,
     PluginFailed,
     Question,
@@ -28,6 +27,7 @@ from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from services.ledger.vault import Unreadable
 from services.scheduler.firing import Firing
+from services.scheduler.plugin_files import BringFiles, refuse_files
 from services.scheduler.plugin_process import (
     NotStarted,
     OutOfTime,
@@ -53,6 +53,7 @@ class Asking:
         settings: Settings,
         wake: Callable[[], None],
         secrets: Callable[[str], Mapping[str, str]] = lambda _: {},
+        files: BringFiles = refuse_files,
     ) -> None:
         self.firing = firing
         self.definitions = definitions
@@ -60,6 +61,7 @@ class Asking:
         self.base_url = f"http://{settings.host}:{settings.port}"
         self.wake = wake
         self.secrets = secrets
+        self.files = files
         self._at_work: set[str] = set()
         self._waiting = asyncio.Event()
 
@@ -108,7 +110,8 @@ class Asking:
         """The answers, and the places of those that another execution may change."""
         try:
             output = await self._output(plugin, questions)
-            return [_without_files(answer) for answer in read_answers(output, questions)], []
+            answers = read_answers(output, questions)
+            return [*await self.files(plugin, answers)], []
         except PluginFailed as failure:
             log.warning(str(failure), action="trigger_plugin_failed", plugin=plugin.get("id"))
             refused: list[Answer] = [Refused(str(failure))] * len(questions)
@@ -146,10 +149,3 @@ class Asking:
         made = self.definitions.made(launch.made_of) or NOTHING
         request = requested(launch, actor=self.firing.actor, at=launch.now, not_before=0.0)
         return assemble(made, request).document
-
-
-def _without_files(answer: Answer) -> Answer:
-    """A file that cannot be brought along forbids its launch (scheduling.md 3.7)."""
-    if isinstance(answer, Allowed) and answer.files:
-        return Refused("The plugin's files cannot be brought along.")
-    return answer

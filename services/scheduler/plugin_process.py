@@ -71,6 +71,20 @@ def clean_environment(base_url: str) -> dict[str, str]:
     return own | {"XYOPS": "1.0.88", "XYOPS_BASE_URL": base_url}
 
 
+def working_directory(plugin: Json) -> str:
+    """Where the plugin's process runs."""
+    return str(plugin.get("cwd") or tempfile.gettempdir())
+
+
+def account_of(plugin: Json) -> int | None:
+    """The user id that the plugin's process has; None for the scheduler's own.
+
+    Raises KeyError for an account that does not exist.
+    """
+    user = plugin.get("uid") or ""
+    return None if user == "" else _user(str(user)).pw_uid
+
+
 async def _start(
     plugin: Json, command: str, environment: dict[str, str]
 ) -> asyncio.subprocess.Process:
@@ -82,7 +96,7 @@ async def _start(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            cwd=str(plugin.get("cwd") or tempfile.gettempdir()),
+            cwd=working_directory(plugin),
             env=environment,
             start_new_session=True,
             preexec_fn=_becoming(plugin.get("uid") or "", plugin.get("gid") or ""),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ import pytest
 
 from domain import facts as f
 from domain.facts import Json
+from services.ledger import reading, uploads
+from services.ledger.chunks import read_chunks
+from services.ledger.connection import Ledger
+from services.scheduler import plugin_files
 from services.scheduler.asking import Asking
+from services.scheduler.plugin_files import BringFiles, PluginFiles, refuse_files
+from services.settings import Settings
 from tests.services.test_firing import MINUTELY, NOON, Clockwork, created, on
 
 PATIENCE = 20.0
@@ -21,13 +28,18 @@ READ = "#!/bin/sh\nread -r line\n"
 class Asker:
     """A clockwork whose questions are asked."""
 
-    def __init__(self, clock: Clockwork) -> None:
+    def __init__(self, clock: Clockwork, files: BringFiles = refuse_files) -> None:
         assert clock.leader is not None
         leader = clock.leader
         self.clock = clock
         self.news = asyncio.Event()
         self.asking = Asking(
-            leader.firing, leader.definitions, leader.jobs, clock.settings, self.news.set
+            leader.firing,
+            leader.definitions,
+            leader.jobs,
+            clock.settings,
+            self.news.set,
+            files=files,
         )
 
     async def settle(self, launches: int) -> None:
@@ -46,8 +58,8 @@ class Asker:
 
 
 @contextlib.asynccontextmanager
-async def asking(clock: Clockwork) -> AsyncIterator[Asker]:
-    asker = Asker(clock)
+async def asking(clock: Clockwork, files: BringFiles = refuse_files) -> AsyncIterator[Asker]:
+    asker = Asker(clock, files)
     task = asyncio.create_task(asker.asking.run())
     try:
         yield asker
@@ -181,3 +193,128 @@ def test_a_tick_leaves_unanswered_questions_out() -> None:
     clock.at(NOON + 3700)
     [*_, tick] = [r.fact for r in clock.facts if isinstance(r.fact, f.TickFired)]
     assert tick.evaluated == NOON - 1
+
+
+# --- files that a plugin brings along --------------------------------------------------------
+
+
+@pytest.fixture
+def files(ledger: Ledger, tmp_path: Path) -> PluginFiles:
+    """What the scheduler of a process brings files with; `service` is its own directory."""
+    own = tmp_path / "service"
+    own.mkdir()
+    (own / "key").write_text("a key of the service")
+    return PluginFiles(ledger, Settings(data_dir=own), lambda: NOON + 2.0)
+
+
+def naming(*launches: list[Any], folder: Path, **keys: Any) -> Clockwork:
+    """A clock at which the plugin lets launches happen that name these files."""
+    said = [{"launch": True, "files": named} for named in launches]
+    triggers = [MINUTELY] * len(launches)
+    clock = clock_with(*triggers, script=saying(*said), cwd=str(folder), **keys)
+    clock.now = NOON + 1
+    return clock
+
+
+async def content(ledger: Ledger, record: Json) -> bytes:
+    blob = f.Blob.model_validate(record["blob"])
+    return b"".join([part async for part in read_chunks(ledger, blob)])
+
+
+async def stored_messages(ledger: Ledger) -> int:
+    return int((await ledger.api("STREAM.INFO.CHUNKS"))["state"]["messages"])
+
+
+async def test_a_launched_job_gets_the_files_that_the_plugin_names(
+    ledger: Ledger, tmp_path: Path, files: PluginFiles
+) -> None:
+    large = os.urandom(1_200_000)  # three chunks
+    (tmp_path / "large.bin").write_bytes(large)
+    (tmp_path / "note").write_text("hello")
+    renamed = {"path": "note", "filename": "../.my note.txt", "delete": True}
+    clock = naming([str(tmp_path / "large.bin"), renamed], folder=tmp_path)
+    async with asking(clock, files.bring) as asker:
+        await asker.settle(1)
+    [job] = clock.of(f.JobRequested)
+    first, second = job.input["files"]
+    assert (first["filename"], first["size"]) == ("large.bin", 1_200_000)
+    assert (second["filename"], second["size"], second["date"]) == ("my note.txt", 5, NOON + 2)
+    assert await content(ledger, first) == large
+    assert await content(ledger, second) == b"hello"
+    assert await uploads.find(ledger, second["path"]) == second
+    stored = await reading.find(ledger, {"last_by_subj": f"chunks.upload.{second['id']}"}, "CHUNKS")
+    assert stored is not None
+    assert stored.headers["Nats-TTL"] == f"{30 * 86400}s"
+    assert (tmp_path / "large.bin").exists()
+    assert not (tmp_path / "note").exists()
+
+
+async def test_a_file_goes_to_all_who_want_it_before_it_is_deleted(
+    ledger: Ledger, tmp_path: Path, files: PluginFiles
+) -> None:
+    (tmp_path / "note").write_text("hello")
+    note = {"path": "note", "delete": True}
+    clock = naming([note], [note], folder=tmp_path)
+    async with asking(clock, files.bring) as asker:
+        await asker.settle(2)
+    given = [job.input["files"][0] for job in clock.of(f.JobRequested)]
+    assert [await content(ledger, record) for record in given] == [b"hello", b"hello"]
+    assert given[0]["id"] != given[1]["id"]
+    assert not (tmp_path / "note").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ("missing", "does not exist"),
+        ("link", "leads through a link"),
+        ("linked/note", "leads through a link"),
+        ("../up", "must not go up"),
+        ("pipe", "no plain file"),
+        (".", "no plain file"),
+        ("/dev/zero", "no plain file"),
+        ("service/key", "belongs to this service"),
+        ("large", "limited to 10 bytes"),
+        ("half \ud800", "no usable path"),
+        ({"filename": "x"}, "no usable path"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_forbids_its_launch_alone(
+    named: Any,
+    reason: str,
+    ledger: Ledger,
+    tmp_path: Path,
+    files: PluginFiles,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plugin_files, "LARGEST", 10)
+    (tmp_path / "note").write_text("hello")
+    (tmp_path / "large").write_text("eleven byte")
+    (tmp_path / "link").symlink_to(tmp_path / "note")
+    (tmp_path / "linked").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    clock = naming([{"path": "note", "delete": True}, named], [], folder=tmp_path)
+    async with asking(clock, files.bring) as asker:
+        await asker.settle(2)
+    [refused] = clock.of(f.LaunchRejected)
+    assert reason in refused.reason
+    assert refused.fire.trigger == 0
+    assert [job.fire.trigger for job in clock.of(f.JobRequested)] == [1]
+    assert (tmp_path / "note").exists()
+    assert await stored_messages(ledger) == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may start processes of other accounts")
+async def test_a_plugin_of_another_account_brings_no_files_but_its_own(
+    ledger: Ledger, tmp_path: Path, files: PluginFiles
+) -> None:
+    (tmp_path / "own").write_text("own")
+    (tmp_path / "other").write_text("other")
+    os.chown(tmp_path / "own", 65534, -1)
+    clock = naming([str(tmp_path / "own")], [str(tmp_path / "other")], folder=Path("/"), uid=65534)
+    async with asking(clock, files.bring) as asker:
+        await asker.settle(2)
+    [job] = clock.of(f.JobRequested)
+    assert await content(ledger, job.input["files"][0]) == b"own"
+    [refused] = clock.of(f.LaunchRejected)
+    assert "does not belong to the plugin's account" in refused.reason
