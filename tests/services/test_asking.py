@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from services.scheduler import plugin_files
 from services.scheduler.asking import Asking
 from services.scheduler.plugin_files import BringFiles, PluginFiles, refuse_files
 from services.settings import Settings
+from tests.contract.stack import running_stack
+from tests.services.test_acting_stack import Client
 from tests.services.test_firing import MINUTELY, NOON, Clockwork, created, on
 
 PATIENCE = 20.0
@@ -318,3 +321,31 @@ async def test_a_plugin_of_another_account_brings_no_files_but_its_own(
     assert await content(ledger, job.input["files"][0]) == b"own"
     [refused] = clock.of(f.LaunchRejected)
     assert "does not belong to the plugin's account" in refused.reason
+
+
+def test_the_job_of_a_whole_installation_finds_the_file_in_its_directory(tmp_path: Path) -> None:
+    """From the plugin through the scheduler's own login into the job's working directory."""
+    (tmp_path / "note").write_text("hello")
+    data_dir = tmp_path / "installation" / "data"
+    data_dir.parent.mkdir()
+    with running_stack(data_dir) as stack:
+        client = Client(stack, data_dir)
+        note = {"path": "note", "filename": "note.txt", "delete": True}
+        plugin = {"title": "Gate", "type": "scheduler", "command": "/bin/sh", "enabled": True}
+        script = saying({"launch": True, "files": [note]})
+        client.post("create_plugin", id="gate", script=script, cwd=str(tmp_path), **plugin)
+        due = on("interval", start=int(time.time()) + 2, duration=3600)
+        gated = [due, on("plugin", plugin_id="gate", params={})]
+        client.create("e1", '[ "$(cat note.txt)" = hello ]', triggers=gated)
+        [job] = eventually(lambda: client.post("search_jobs", limit=5).get("rows"))
+    assert (job["event"], job["code"]) == ("e1", 0), job
+    assert not (tmp_path / "note").exists()
+
+
+def eventually(look: Callable[[], Any]) -> Any:
+    """What `look` finds, as soon as it finds something."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"nothing was found within {PATIENCE} s"
+        time.sleep(0.05)
+    return found
