@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic_core import PydanticSerializationError
 
 Json = dict[str, Any]
 
@@ -787,9 +788,29 @@ class UnreadableFact(Exception):
 
 
 def encode(fact: Fact) -> bytes:
-    """A fact as compact JSON; what has its default value is left out."""
-    body = fact.model_dump_json(exclude_defaults=True)
+    """A fact as compact JSON; what has its default value is left out.
+
+    Half a character (a lone surrogate, which JSON text can name and UTF-8 cannot hold) becomes
+    the replacement character: no program's output may keep a fact from being recorded.
+    """
+    try:
+        body = fact.model_dump_json(exclude_defaults=True)
+    except PydanticSerializationError:
+        whole = KINDS[fact.kind].model_validate(_encodable(fact.model_dump(exclude_defaults=True)))
+        body = whole.model_dump_json(exclude_defaults=True)
     return f'{{"kind":"{fact.kind}","v":{VERSIONS.get(fact.kind, 1)},{body[1:]}'.encode()
+
+
+def _encodable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case dict():
+            return {_encodable(key): _encodable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_encodable(item) for item in value]
+        case _:
+            return value
 
 
 def decode(data: bytes) -> Fact:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from domain import facts
 from domain.facts import KINDS, VERSIONS, UnreadableFact, decode, encode
 from domain.ids import ID
 from domain.subjects import subject_of
@@ -84,3 +85,14 @@ def test_a_field_added_by_a_later_release_is_ignored() -> None:
     stored = golden("TickFired", 1)
 
     assert decode(stored[:-1] + b',"later":1}') == decode(stored)
+
+
+def test_half_a_character_does_not_keep_a_fact_from_being_recorded() -> None:
+    """JSON may name lone surrogates; the ledger holds what can be written of them."""
+    told = {"data": {"a\ud800": ["x\udfff", "\ud83d\ude00"]}}
+    fact = facts.JobChanged(
+        at=1.0, actor=facts.Actor(type="system", id="s"), event="e", job="j", changes=told
+    )
+    decoded = facts.decode(facts.encode(fact))
+    assert isinstance(decoded, facts.JobChanged)
+    assert decoded.changes == {"data": {"a\ufffd": ["x\ufffd", "\U0001f600"]}}
