@@ -49,7 +49,8 @@ format: install ## Format the code and mend what lint can mend
 
 # A short pass of each, so that none can rot; for figures to rely on run one of them by itself.
 BENCHMARKS := "api.py --seconds 0.3 --events 100" "jobs.py --jobs 200" "lone.py --jobs 10" \
-	"start_up.py 1" "firing.py 2000" "history.py 5000" "long_history.py --facts 0 5000"
+	"curves.py --events 0,100 --finished 0 --queued 0,200" "idle.py 2" "start_up.py 1" \
+	"firing.py 2000" "history.py 5000" "long_history.py --facts 0 5000"
 
 bench: install ## A short pass of all benchmarks (benchmarks/); each prints a table
 	@for program in $(BENCHMARKS); do \

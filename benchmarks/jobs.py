@@ -24,7 +24,7 @@ async def throughput(stack: Stack, limit: int, jobs: int, clients: int) -> Json:
         name = f"limit{limit}_{time.time_ns()}"
         await control.call("create_event/v1", event(name, jobs=limit))
         first, cpu, began = control.sequence, stack.cpu(), time.perf_counter()
-        await _post(stack, name, jobs, clients)
+        await post(stack, name, jobs, clients)
         posted = time.perf_counter() - began
         await _all_over(control, name, jobs, began)
         took = time.perf_counter() - began
@@ -41,7 +41,8 @@ async def throughput(stack: Stack, limit: int, jobs: int, clients: int) -> Json:
     }
 
 
-async def _post(stack: Stack, name: str, jobs: int, clients: int) -> None:
+async def post(stack: Stack, name: str, jobs: int, clients: int) -> None:
+    """Request so many jobs of the event, from so many clients."""
     left = iter(range(jobs))
 
     async def post() -> None:

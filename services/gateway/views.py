@@ -41,7 +41,7 @@ KEPT_FOR = 120.0
 _BATCH = 5000
 # A transaction costs far more than a row: facts are gathered this long (seconds), unless somebody
 # asks for what is not stored yet.
-_GATHER = 0.025
+_GATHER = 0.25
 _READERS = 2
 # Folding in memory is faster than SQLite: it waits when so many facts are not stored yet.
 _MOST_PENDING = 2000
