@@ -8,7 +8,11 @@ import pytest
 
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
+from services.ledger.errors import LedgerUnavailable
 from services.ledger.streams import ensure_streams
+
+# The server removes a deleted stream's files after it has answered (seconds).
+STORE_GONE_WITHIN = 10.0
 
 
 @pytest.fixture(scope="session")
@@ -42,4 +46,10 @@ async def empty(ledger: Ledger) -> None:
     for name in ("LEDGER", "CHUNKS", "SNAPSHOTS"):
         await ledger.api(f"STREAM.DELETE.{name}")
     ledger.highest = 0
-    await ensure_streams(ledger)
+    async with asyncio.timeout(STORE_GONE_WITHIN):
+        while True:
+            try:
+                return await ensure_streams(ledger)
+            except LedgerUnavailable as error:  # the old store's files are still being removed
+                if "creating store" not in str(error):
+                    raise
