@@ -51,18 +51,24 @@ class Site:
         command += ["--group", "east", "--data-dir", str(where)]
         command += ["--nats", f"@{self.data_dir}/run/nats.url"]
         where.mkdir(exist_ok=True)
-        boot = self._boot(id)
-        with (where / "runner.log").open("ab") as log:
+        written = where / "runner.log"
+        joined = _joins(written)
+        with written.open("ab") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=os.environ | env, start_new_session=True
             )
-        until(lambda: self._boot(id) not in (None, boot), f"{id} is not online")
+        until(
+            lambda: _joins(written) > joined and self._is_online(id),
+            f"{id} is not online: {written.read_text()}",
+        )
         return process
 
-    def _boot(self, id: str) -> str | None:
-        answer = self.client.call("get_active_server", id=id)
-        server = answer.get("server") or {}
-        return str(server.get("modified")) if server.get("online", bool(server)) else None
+    def _is_online(self, id: str) -> bool:
+        return "server" in self.client.call("get_active_server", id=id)
+
+
+def _joins(log: Path) -> int:
+    return log.read_text().count("action=server_joined") if log.exists() else 0
 
 
 @pytest.fixture(scope="module")
