@@ -43,14 +43,11 @@ class RawFact:
 
 def fact_hash(fact: RawFact) -> bytes:
     """SHA-256 over sequence, subject, headers and payload, each with its length."""
-    return hash_of(fact.sequence, fact.subject.encode(), fact.headers, fact.data)
-
-
-def hash_of(sequence: int, subject: bytes, headers: bytes, data: bytes) -> bytes:
-    """`fact_hash` of a fact given by its parts."""
-    lengths = [len(part).to_bytes(4, "big") for part in (subject, headers, data)]
-    parts = (lengths[0], subject, lengths[1], headers, lengths[2], data)
-    return sha256(sequence.to_bytes(8, "big") + b"".join(parts)).digest()
+    digest = sha256(fact.sequence.to_bytes(8, "big"))
+    for part in (fact.subject.encode(), fact.headers, fact.data):
+        digest.update(len(part).to_bytes(4, "big"))
+        digest.update(part)
+    return digest.digest()
 
 
 def seal(key: bytes, first: int, hashes: Sequence[bytes]) -> tuple[str, str]:

@@ -62,8 +62,7 @@ class Follower:
     `after_batch` is called whenever all facts at hand are applied. `consumer`: a fixed consumer
     name, for roles that may use only that one (and may look up nothing: their position is then
     only what was applied). `breathe` is awaited now and then while facts are applied: a reader
-    that cannot keep up makes us wait there. `raw` is told each fact's sequence, subject, headers
-    and payload, as they are stored, before it is applied.
+    that cannot keep up makes us wait there.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class Follower:
         after_batch: Callable[[], None] | None = None,
         consumer: str | None = None,
         breathe: Callable[[], Awaitable[None]] | None = None,
-        raw: Callable[[int, bytes, bytes, bytes], None] | None = None,
     ) -> None:
         self.position = after
         self.caught_up = asyncio.Event()
@@ -87,7 +85,6 @@ class Follower:
         self._after_batch = after_batch
         self._fixed_name = consumer
         self._breathe = breathe
-        self._raw = raw
         self._inbox: deque[_Message] = deque()
         self._news = asyncio.Event()
         self._reconnected = False
@@ -269,8 +266,6 @@ class _Delivery:
             fact = decode(data)
         except UnreadableFact as error:
             raise UnreadableFact(f"Fact {sequence} on {subject.decode()}: {error}") from error
-        if self._follower._raw is not None:
-            self._follower._raw(sequence, subject, bytes(headers or b""), data)
         self._follower._apply(Recorded(sequence, subject.decode(), fact))
         self._follower._advance(sequence)
 

@@ -1,7 +1,6 @@
 """Sealing the audit chain: a keyed hash over all facts since the last seal (domain/audit.py).
 
-While it leads, the scheduler hands over each fact's very bytes as it reads them; what it read
-before is read again, beside the deciding loop. Nothing is erased before it is sealed, so
+Reads the facts' very bytes beside the deciding loop. Nothing is erased before it is sealed, so
 that every fact that is gone was sealed when it was there. Knows nothing of what facts mean.
 """
 
@@ -11,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from domain import facts as f
-from domain.audit import CHECKPOINT, NO_HASH, RawFact, fact_hash, hash_of, seal
+from domain.audit import CHECKPOINT, NO_HASH, RawFact, fact_hash, seal
 from domain.facts import Recorded
 from services.ledger.connection import Ledger
 from services.ledger.raw import read_raw
@@ -48,9 +47,6 @@ class Sealing:
         self._record = record
         self._clock = clock
         self._end = end
-        self._hashes: dict[int, bytes] = {}
-        self._hashing_after: int | None = None
-        """Of every fact after this sequence that was read the hash is at hand; None: of none."""
         self._wanted = 0
         self._since = 0.0
         self._changed = asyncio.Condition()
@@ -60,23 +56,6 @@ class Sealing:
         """One more fact was read."""
         if isinstance(recorded.fact, f.ChainSealed):
             self.sealed, self._at = recorded.fact.last, recorded.sequence
-            for sequence in range(recorded.fact.first, recorded.fact.last + 1):
-                self._hashes.pop(sequence, None)
-
-    def begin(self) -> None:
-        """From now on keep the hashes of what is read."""
-        self._hashes.clear()
-        self._hashing_after = self._end()
-
-    def end(self) -> None:
-        """Others seal: keep no hashes."""
-        self._hashes.clear()
-        self._hashing_after = None
-
-    def note_raw(self, sequence: int, subject: bytes, headers: bytes, data: bytes) -> None:
-        """The bytes of the next fact, before `note`."""
-        if self._hashing_after is not None:
-            self._hashes[sequence] = hash_of(sequence, subject, headers, data)
 
     async def run(self) -> None:
         """Seal whenever it is time, until cancelled."""
@@ -114,7 +93,10 @@ class Sealing:
     async def seal_once(self) -> None:
         """One more seal."""
         first, upto = self.sealed + 1, min(self._end(), self.sealed + MOST)
-        hashes = await self._hashes_of(first, upto)
+        hashes: list[bytes] = []
+        async for batch in read_raw(self._ledger, after=first - 1, upto=upto):
+            hashes += await asyncio.to_thread(_hashes, first + len(hashes), batch)
+        hashes += [NO_HASH] * (upto - first + 1 - len(hashes))
         digest, tags = await asyncio.to_thread(seal, self._key, first, hashes)
         fact = f.ChainSealed(
             at=self._clock(), actor=self.actor, first=first, last=upto, digest=digest, tags=tags
@@ -123,16 +105,6 @@ class Sealing:
         self._since = self._clock()
         async with self._changed:
             self._changed.notify_all()
-
-    async def _hashes_of(self, first: int, upto: int) -> list[bytes]:
-        """The hash of each fact in the range; NO_HASH for what is missing."""
-        kept = [self._hashes.get(sequence, NO_HASH) for sequence in range(first, upto + 1)]
-        if self._hashing_after is not None and first > self._hashing_after:
-            return kept
-        hashes: list[bytes] = []
-        async for batch in read_raw(self._ledger, after=first - 1, upto=upto):
-            hashes += await asyncio.to_thread(_hashes, first + len(hashes), batch)
-        return hashes + [NO_HASH] * (upto - first + 1 - len(hashes))
 
 
 def _hashes(first: int, batch: list[RawFact]) -> list[bytes]:

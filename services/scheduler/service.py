@@ -74,9 +74,7 @@ class Scheduler:
         self.leadership = Leadership(ledger, self.instance, clock)
         self.firing = Firing(self.schedule, settings, self.states, self.jobs)
         self.access = Access()
-        self.follower = Follower(
-            ledger, self._apply, after=0, after_batch=self._wake, raw=self._note_raw
-        )
+        self.follower = Follower(ledger, self._apply, after=0, after_batch=self._wake)
         self.acting = Acting(self._surroundings(), self._acted)
         self.dispatching = Dispatching(
             settings, self.definitions, self.jobs, self.fleet, self.states, self.acting
@@ -250,9 +248,6 @@ class Scheduler:
         if self._leading:
             self.dispatching.note(recorded, touched)
             self._rearm(recorded.fact)
-
-    def _note_raw(self, sequence: int, subject: bytes, headers: bytes, data: bytes) -> None:
-        self.upkeep.sealing.note_raw(sequence, subject, headers, data)
 
     def _rearm(self, fact: f.Fact) -> None:
         match fact:

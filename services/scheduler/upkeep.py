@@ -92,7 +92,6 @@ class Upkeep:
         """A term begins, or goes on after an append of unknown outcome: start anew."""
         self.end()
         self.sealing.actor = self.eraser.actor = actor
-        self.sealing.begin()
         for name, run in (("sealing", self.sealing.run), ("erasing", self.eraser.run)):
             self._tasks.append(asyncio.create_task(_again_and_again(name, run), name=name))
 
@@ -102,7 +101,6 @@ class Upkeep:
             task.cancel()
         self._tasks.clear()
         self.outbox.clear()
-        self.sealing.end()
 
     def decisions(self, room: int) -> list[tuple[str, f.Fact]]:
         """What goes into this round."""
