@@ -50,9 +50,10 @@ def until_file(path: Path) -> str:
 def test_live_jobs_are_filtered_sorted_and_paged(client: Client, tmp_path: Path) -> None:
     go = tmp_path / "go"
     client.create("looked_at", until_file(go))
-    ids = [client.run("looked_at", params={"color": c}) for c in ("red", "green", "green")]
-    for id in ids:
-        client.active(id)
+    ids = []
+    for color in ("red", "green", "green"):
+        ids.append(client.run("looked_at", params={"color": color}))
+        client.active(ids[-1])  # one after the other: their order is that of their starts
 
     def rows(**filters: Any) -> list[Json]:
         found = client.ok("get_active_jobs", event="looked_at", **filters)
