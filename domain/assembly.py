@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from domain.facts import Actor, JobRequested, Json, MadeOf
+from domain.facts import JobRequested, Json, MadeOf
 from domain.file_limit import pruned
+from domain.limits import first_enabled
 from domain.macros import (
     deferred_params,
     expand_params,
@@ -96,11 +97,6 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
         multiplex=multiplex,
         remarks=tuple(remarks),
     )
-
-
-def first_enabled(limits: Iterable[Json], type: str) -> Json | None:
-    """The first enabled limit of this type: the one that counts (execution.md 7)."""
-    return next((x for x in limits if x.get("type") == type and x.get("enabled")), None)
 
 
 def _identity(request: JobRequested) -> Json:
@@ -273,5 +269,4 @@ def _weight(limits: Iterable[Json]) -> float:
 
 # A job whose definitions are lost (a damaged view) still has an identity.
 NOTHING = Made(event={}, category={}, plugin={}, config={})
-NOBODY = Actor(type="system", id="system")
 UNMADE = MadeOf(event=0)

@@ -1,15 +1,15 @@
 """How a job ends: code, description, tags, retry (execution.md 8 and 17). Pure decisions."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from domain import facts as f
-from domain.assembly import first_enabled
 from domain.facts import Json
 from domain.ids import derived_job_id
 from domain.job import Job
+from domain.limits import first_enabled
 
 Code = int | float | str
 _NON_WORD = re.compile(r"\W+", re.ASCII)
@@ -174,6 +174,3 @@ def _final_tags(job: Job, result: Result, *, retried: bool, known: Mapping[str, 
 
 def _unique(items: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(items))
-
-
-Complete = Callable[[Job, Result], f.JobCompleted]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from domain import facts as f
-from domain.assembly import Made, first_enabled
+from domain.assembly import Made
 from domain.facts import Json
 from domain.ids import derived_job_id
+from domain.limits import first_enabled
 from domain.triggers import Fire
 
 

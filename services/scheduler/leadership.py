@@ -16,7 +16,6 @@ from typing import Any
 import structlog
 
 from domain import facts as f
-from domain.subjects import TERM
 from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.errors import LedgerUnavailable, WrongSequence
@@ -146,6 +145,3 @@ class Leadership:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._changed.wait()
-
-
-__all__ = ["TERM", "Leadership"]
