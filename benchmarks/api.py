@@ -1,146 +1,230 @@
-"""Calls per second and their latency, for each kind of call.
+"""Calls per second and their latency, for each kind of call, by one client and by several.
 
     python benchmarks/api.py [--seconds 1] [--events 100,1000,10000] [--json FILE]
     python benchmarks/api.py --url http://HOST:PORT --key KEY [--peer-url ... --peer-key ...]
 
 Without --url it measures an installation of its own. With it, any server that speaks this API,
-on which it makes events and deletes them again; with a peer as well, both in turn, and the ratio
-of their rates. Each client sends its next call when it has the reply to the last one.
+on which it makes events and deletes them again; with a peer both, row by row in turn, and the
+ratio of their rates. Each client sends its next call when it has the reply to the last one.
+
+`run_event` shows acceptance alone: the event runs one job at a time, which sleeps, so what is
+requested waits in the queue. `run_event, jobs run` has them run meanwhile, eight at a time.
 """
 
 import argparse
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
-from urllib.parse import urlsplit
 
-from stack import Client, Json, Stack, event, machine, print_table, running, write_json
+from client import BadReply, Client, Json, run
+from stack import Stack, event, machine, print_table, running, server, write_json
 
-Call = Callable[[int], tuple[str, Json | None]]
-PATIENCE = 60.0
+PATIENCE = 120.0
 CHANGED = 100
+# One where jobs wait, one where they run: the script, and how many at a time.
+QUEUES = {"q": ("#!/bin/sh\nexec sleep 600", 1), "r": ("#!/bin/sh\ntrue", 8)}
 
 
-async def rate(stack: Stack, call: Call, clients: int, seconds: float) -> Json:
-    """Calls per second of so many clients, and their latency in milliseconds."""
+@dataclass(slots=True)
+class Subject:
+    """A server that is measured, and what was made there."""
+
+    stack: Stack
+    tag: str
+    events: int = 0
+    job: str = ""
+
+
+Call = Callable[[Subject, int], tuple[str, Json | None]]
+Step = tuple[str, Callable[[Subject], Awaitable[None]] | None, Call, tuple[int, ...]]
+
+
+def steps(sizes: list[int]) -> list[Step]:
+    """What is measured, in order: name, what to do before, the call, numbers of clients."""
+    few, many = (1, 16), (1, 16, 64)
+    lists: list[Step] = []
+    for size in sizes:
+        page, grow = f"get_events/v1?limit={min(50, size)}", partial(_grow, size)
+        lists.append((f"get_events, 50 of {size:,}", grow, lambda s, n, p=page: (p, None), few))
+        lists.append((f"get_events, all {size:,}", None, lambda s, n: ("get_events/v1", None), few))
+    return [
+        ("ping", None, lambda s, n: ("ping/v1", None), few),
+        ("get_event", _begin, lambda s, n: (f"get_event/v1?id={s.tag}x0", None), few),
+        ("get_job", None, lambda s, n: (f"get_job/v1?id={s.job}", None), few),
+        *lists,
+        ("create_event", None, lambda s, n: ("create_event/v1", _created(s, n)), few),
+        ("update_event", None, lambda s, n: ("update_event/v1", _changed(s, n)), few),
+        ("run_event", _queues, partial(_run, "q"), many),
+        ("run_event, jobs run", None, partial(_run, "r"), few),
+    ]
+
+
+def _created(subject: Subject, _: int) -> Json:
+    return event(f"{subject.tag}c{time.time_ns()}")
+
+
+def _changed(subject: Subject, number: int) -> Json:
+    """Other clients change other events: what two change at once is decided twice."""
+    return {"id": f"{subject.tag}x{number % CHANGED}", "notes": str(number)}
+
+
+def _run(name: str, subject: Subject, _: int) -> tuple[str, Json]:
+    return "run_event/v1", {"id": f"{subject.tag}{name}"}
+
+
+async def _begin(subject: Subject) -> None:
+    await _grow(CHANGED, subject)
+    async with Client(subject.stack) as client:
+        reply = await client.call("run_event/v1/wait", {"id": f"{subject.tag}x0"})
+        subject.job = reply["job"]["id"]
+
+
+async def _grow(events: int, subject: Subject) -> None:
+    """Until there are so many."""
+    left = iter(range(subject.events, events))
+    subject.events = max(events, subject.events)
+
+    async def create() -> None:
+        async with Client(subject.stack) as client:
+            for number in left:
+                await client.call("create_event/v1", event(f"{subject.tag}x{number}"))
+
+    await asyncio.gather(*(create() for _ in range(16)))
+
+
+async def _queues(subject: Subject) -> None:
+    async with Client(subject.stack) as client:
+        for name, (script, jobs) in QUEUES.items():
+            await client.call("create_event/v1", event(f"{subject.tag}{name}", script, jobs))
+            await client.call("run_event/v1", {"id": f"{subject.tag}{name}"})
+
+
+async def rate(subject: Subject, call: Call, clients: int, seconds: float) -> Json:
+    """Calls per second of so many clients, latency in ms, bytes of a reply."""
     numbers = itertools.count()
     took: list[float] = []
-    end = time.perf_counter() + seconds
+    sizes: list[int] = []
 
     async def ask() -> None:
-        async with Client(stack) as client:
-            while (began := time.perf_counter()) < end:
-                await client.call(*call(next(numbers)))
+        async with Client(subject.stack) as client:
+            while (began := time.perf_counter()) < end or not took:
+                await client.raw(*call(subject, next(numbers)))
                 took.append(1000 * (time.perf_counter() - began))
+            sizes.append(client.size)
 
     began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(ask())
+    end = began + seconds
+    await asyncio.gather(*(ask() for _ in range(clients)))
     per_second = len(took) / (time.perf_counter() - began)
     p99 = quantiles(took, n=100)[98] if len(took) > 1 else took[0]
-    return {"per_second": per_second, "p50": median(took), "p99": p99}
+    return {"per_second": per_second, "p50": median(took), "p99": p99, "bytes": max(sizes)}
 
 
-async def measure(stack: Stack, events: list[int], seconds: float) -> dict[str, Json]:
-    """The figures of each call, by its name and the number of clients."""
-    tag = f"bench{time.time_ns()}"
-    found: dict[str, Json] = {}
-
-    async def note(name: str, call: Call, clients: int) -> None:
-        found[f"{name}, {clients} clients"] = await rate(stack, call, clients, seconds)
-
-    async with Client(stack) as control:
-        made = 0
-
-        async def make_up_to(total: int) -> None:
-            nonlocal made
-            while made < total:
-                await control.call("create_event/v1", event(f"{tag}x{made}"))
-                made += 1
-
-        await make_up_to(1)
-        first = f"{tag}x0"
-        job = (await control.call("run_event/v1/wait", {"id": first}))["job"]["id"]
-        await note("ping", lambda _: ("ping/v1", None), 16)
-        await note("get_event", lambda _: (f"get_event/v1?id={first}", None), 16)
-        await note("get_job", lambda _: (f"get_job/v1?id={job}", None), 16)
-        for total in events:
-            await make_up_to(total)
-            await note(f"get_events of {total}", lambda _: ("get_events/v1?limit=50", None), 16)
-        for clients in (1, 16):
-            ids = (f"{tag}c{clients}x{number}" for number in itertools.count())
-            await note("create_event", _creating(ids), clients)
-            await note("update_event", _changing(tag), clients)
-        queue = event(f"{tag}q", jobs=1)
-        await control.call("create_event/v1", queue)
-        for clients in (1, 16, 64):
-            await note("run_event", lambda _: ("run_event/v1", {"id": f"{tag}q"}), clients)
-        await _clean_up(control, tag)
+async def measure(stacks: list[Stack], sizes: list[int], seconds: float) -> list[dict[str, Json]]:
+    """The figures of each server, by call and number of clients."""
+    subjects = [Subject(stack, f"bench{time.time_ns()}") for stack in stacks]
+    found: list[dict[str, Json]] = [{} for _ in stacks]
+    try:
+        for name, prepare, call, counts in steps(sizes):
+            for subject in subjects:
+                if prepare is not None:
+                    await prepare(subject)
+            for clients, (subject, figures) in itertools.product(
+                counts, zip(subjects, found, strict=True)
+            ):
+                try:
+                    figures[f"{name}; {clients}"] = await rate(subject, call, clients, seconds)
+                except BadReply as error:  # a foreign server may lack a call
+                    figures[f"{name}; {clients}"] = {"failed": str(error)}
+                if name.startswith("run_event"):
+                    await _settle(subject)
+    finally:
+        for subject in subjects:
+            await _clean_up(subject)
     return found
 
 
-def _creating(ids: Iterator[str]) -> Call:
-    return lambda _: ("create_event/v1", event(next(ids)))
-
-
-def _changing(tag: str) -> Call:
-    """Other clients change other events: what two change at once is decided twice."""
-    return lambda n: ("update_event/v1", {"id": f"{tag}x{n % CHANGED}", "notes": str(n)})
-
-
-async def _clean_up(control: Client, tag: str) -> None:
-    """Empty the queue and delete what was made."""
-    await control.call("flush_event_queue/v1", {"id": f"{tag}q"})
+async def _settle(subject: Subject) -> None:
+    """Empty the queues, and wait until only the sleeper runs."""
     deadline = time.monotonic() + PATIENCE
-    while (await control.call("get_active_jobs/v1?limit=1"))["list"]["length"]:
-        if time.monotonic() > deadline:
-            break
-        await asyncio.sleep(0.1)
-    rows = (await control.call("get_events/v1?limit=0"))["rows"]
-    for row in rows:
-        if row["id"].startswith(tag):
-            await control.call("delete_event/v1", {"id": row["id"]})
+    async with Client(subject.stack) as client:
+        for name in QUEUES:
+            await client.call("flush_event_queue/v1", {"id": f"{subject.tag}{name}"})
+        while [job for job in await _live(subject, client) if job["event"] != f"{subject.tag}q"]:
+            if time.monotonic() > deadline:
+                raise SystemExit("The jobs do not end.")
+            await asyncio.sleep(0.1)
 
 
-def _server(url: str, key: str) -> Stack:
-    where = urlsplit(url)
-    return Stack(str(where.hostname), where.port or 80, key)
+async def _live(subject: Subject, client: Client) -> list[Json]:
+    """What is not finished."""
+    jobs = []
+    for name in QUEUES:
+        reply = await client.call(f"get_active_jobs/v1?event={subject.tag}{name}")
+        jobs += reply["rows"]
+    return jobs
+
+
+async def _clean_up(subject: Subject) -> None:
+    """End what runs and delete what was made, unless all of it is thrown away anyway."""
+    if subject.stack.home is not None:
+        return
+    deadline = time.monotonic() + PATIENCE
+    async with Client(subject.stack) as client:
+        for job in await _live(subject, client):
+            await client.call("abort_job/v1", {"id": job["id"]})
+        while await _live(subject, client):
+            if time.monotonic() > deadline:
+                raise SystemExit("The jobs do not end.")
+            await asyncio.sleep(0.1)
+        for row in (await client.call("get_events/v1"))["rows"]:
+            if row["id"].startswith(subject.tag):
+                await client.call("delete_event/v1", {"id": row["id"]})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Calls per second.")
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--events", default="100,1000")
+    parser.add_argument("--events", default="100,1000,10000")
     parser.add_argument("--url")
     parser.add_argument("--key", default="")
     parser.add_argument("--peer-url")
     parser.add_argument("--peer-key", default="")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    events = [int(number) for number in args.events.split(",")]
+    sizes = [int(number) for number in args.events.split(",")]
     before = machine()
     with ExitStack() as held:
-        ours = _server(args.url, args.key) if args.url else held.enter_context(running())
-        servers = [ours, *([_server(args.peer_url, args.peer_key)] if args.peer_url else [])]
-        found = [asyncio.run(measure(server, events, args.seconds)) for server in servers]
-    columns = ["call", "per second", "p50 ms", "p99 ms"]
-    rows: list[list[Any]] = [
-        [name, figures["per_second"], figures["p50"], figures["p99"]]
-        for name, figures in found[0].items()
-    ]
-    if len(found) == 2:
-        columns += ["peer's per second", "ratio"]
-        for row in rows:
-            peer = found[1][row[0]]["per_second"]
-            row += [peer, row[1] / peer]
-    print_table(f"The API; {before}", columns, rows)
+        stacks = [server(args.url, args.key) if args.url else held.enter_context(running())]
+        if args.peer_url:
+            stacks.append(server(args.peer_url, args.peer_key))
+        try:
+            found = run(measure(stacks, sizes, args.seconds))
+        except (BadReply, OSError) as error:
+            raise SystemExit(str(error)) from None
+    _print(found, f"The API, by call and number of clients; {before}")
     write_json(args.json, {"api": found})
+
+
+def _print(found: list[dict[str, Json]], title: str) -> None:
+    columns = ["call; clients", "per second", "p50 ms", "p99 ms", "bytes"]
+    columns += ["peer's per second", "p50 ms", "p99 ms", "bytes", "ratio"] * (len(found) - 1)
+    table = []
+    for name in found[0]:
+        row: list[object] = [name]
+        for figures in (subject[name] for subject in found):
+            row += [figures["failed"], *"---"] if "failed" in figures else figures.values()
+        rates = [subject[name].get("per_second") for subject in found]
+        if len(rates) == 2:
+            row.append(rates[0] / rates[1] if all(rates) else "-")
+        table.append(row)
+    print_table(title, columns, table)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Everything listens on the loopback interface and is gone with the block. What a 
 comes from the kernel's own counters. Knows nothing of what is measured.
 """
 
-import asyncio
 import json
 import os
 import signal
@@ -18,12 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-Json = dict[str, Any]
+from client import Client, Json, run
 
 SERVICES = ("nats", "gateway", "scheduler", "runner")
 ROLES = (*SERVICES, "children")
@@ -35,12 +35,17 @@ _CALIBRATION = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A running installation: its API, and its data directory if it is on this machine."""
+    """A running installation: its API, and what is known of its processes.
+
+    `home`: the data directory of a Jobledger on this machine; `pid`: the first process of any
+    other server here.
+    """
 
     host: str
     port: int
     key: str
     home: Path | None = None
+    pid: int | None = None
 
     def pids(self) -> dict[str, int]:
         """The process of each service."""
@@ -48,14 +53,17 @@ class Stack:
         return {name: int((self.home / "run" / f"{name}.pid").read_text()) for name in SERVICES}
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds used so far, by service; `children` is what the runner has waited for."""
+        """CPU seconds used so far, by service; `children` is what the runner has waited for.
+
+        Of another server `all` of its processes together, or nothing if they are not known.
+        """
+        if self.home is None:
+            return {"all": _tree_cpu(self.pid)} if self.pid is not None else {}
         used: dict[str, float] = {}
         for name, pid in self.pids().items():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            user, system, child_user, child_system = (int(x) / _TICK for x in fields[11:15])
-            used[name] = user + system
+            used[name], children = _cpu(pid)
             if name == "runner":
-                used["children"] = child_user + child_system
+                used["children"] = children
         return used
 
     def memory(self) -> dict[str, float]:
@@ -64,6 +72,31 @@ class Stack:
             name: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
             for name, pid in self.pids().items()
         }
+
+
+def server(url: str, key: str, pid: int | None = None) -> Stack:
+    """A server that somebody else started: http://HOST:PORT."""
+    where = urlsplit(url)
+    if where.scheme != "http" or where.hostname is None:
+        raise SystemExit(f"{url}: http://HOST:PORT is what can be measured.")
+    return Stack(where.hostname, where.port or 80, key, pid=pid)
+
+
+def _cpu(pid: int) -> tuple[float, float]:
+    """CPU seconds of a process, and of those children that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, system, child_user, child_system = (int(x) / _TICK for x in fields[11:15])
+    return user + system, child_user + child_system
+
+
+def _tree_cpu(pid: int) -> float:
+    """CPU seconds of a process and of all its descendants, ended ones included."""
+    total = 0.0
+    with suppress(OSError):  # it may have ended just now
+        total += sum(_cpu(pid))
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += sum(map(_tree_cpu, map(int, (task / "children").read_text().split())))
+    return total
 
 
 @contextmanager
@@ -93,7 +126,7 @@ def _ready(home: Path, port: int) -> Stack:
     while time.monotonic() < deadline:
         try:
             stack = Stack("127.0.0.1", port, (home / "admin.key").read_text().strip(), home)
-            answer = asyncio.run(_ask_once(stack, "get_active_servers/v1"))
+            answer = run(_ask_once(stack, "get_active_servers/v1"))
             if answer["rows"] and stack.pids():
                 return stack
         except (OSError, RuntimeError, ValueError):  # nothing there yet, or only half of it
@@ -105,55 +138,6 @@ def _ready(home: Path, port: int) -> Stack:
 async def _ask_once(stack: Stack, call: str) -> Json:
     async with Client(stack) as client:
         return await client.call(call)
-
-
-class Client:
-    """One kept-alive HTTP connection; `await call(name, body)` gives the reply's JSON.
-
-    Hand-made: a general HTTP client would use more CPU than the server it measures.
-    """
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
-        self.sequence = 0
-        """The ledger's sequence in the last reply that named one."""
-
-    async def __aenter__(self) -> "Client":
-        self._reader, self._writer = await asyncio.open_connection(
-            self._stack.host, self._stack.port, limit=64 * 1024 * 1024
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
-
-    async def call(self, name: str, body: Json | None = None) -> Json:
-        """POST the body, or GET without one; raises RuntimeError unless the code is 0."""
-        reply: Json = json.loads(await self.raw(name, body))
-        if reply.get("code") != 0:
-            raise RuntimeError(f"{name}: {reply.get('code')} {reply.get('description')}")
-        return reply
-
-    async def raw(self, name: str, body: Json | None = None) -> bytes:
-        """As `call`, the reply's bytes."""
-        content = b"" if body is None else json.dumps(body).encode()
-        verb = "GET" if body is None else "POST"
-        head = (
-            f"{verb} /api/app/{name} HTTP/1.1\r\nHost: {self._stack.host}\r\n"
-            f"X-API-Key: {self._stack.key}\r\n"
-            "Content-Type: application/json\r\n"
-            f"Content-Length: {len(content)}\r\n\r\n"
-        )
-        self._writer.write(head.encode() + content)
-        lines = (await self._reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
-        headers = {
-            key.lower(): value.strip() for key, _, value in (x.partition(b":") for x in lines[1:])
-        }
-        if b"x-ledger-seq" in headers:
-            self.sequence = int(headers[b"x-ledger-seq"])
-        return await self._reader.readexactly(int(headers[b"content-length"]))
 
 
 def event(id: str, script: str = "#!/bin/sh\ntrue", jobs: int = 0, **more: Any) -> Json:

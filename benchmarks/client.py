@@ -1,0 +1,212 @@
+"""An HTTP client that costs little: a general one would use more CPU than the server it measures.
+
+Takes what any HTTP/1.1 server may send: a length, chunks, or an end of the connection; closed
+keep-alive connections; no ledger sequence. Knows nothing of what is asked.
+"""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import uvloop
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+PATIENCE = 120.0
+_NO_BODY = (204, 304)
+
+
+class Address(Protocol):
+    """Where a server is, and the API key that it takes."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole reply; `size` are the bytes it took on the wire."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+    size: int
+
+
+class _Outcome(msgspec.Struct):
+    code: int | str
+    description: object = ""
+
+
+_OUTCOME = msgspec.json.Decoder(_Outcome)
+
+
+class BadReply(RuntimeError):
+    """A reply that says no, or that is none."""
+
+
+def parse_reply(data: bytes, *, ended: bool = False) -> Reply | None:
+    """The reply that `data` begins with, None while there is not all of it.
+
+    `ended`: the server sends no more. Raises BadReply if the bytes can become no reply.
+    """
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        if ended:
+            raise BadReply("The connection ended within a reply's head.")
+        return None
+    first, *lines = data[:end].split(b"\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (x.partition(b":") for x in lines)}
+    status, start = int(first.split(None, 2)[1]), end + 4
+    if status in _NO_BODY:
+        return Reply(status, headers, b"", start)
+    if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
+        found = _chunks(data, start)
+    elif b"content-length" in headers:
+        stop = start + int(headers[b"content-length"])
+        found = (data[start:stop], stop) if len(data) >= stop else None
+    else:
+        found = (data[start:], len(data)) if ended else None
+    if found is None:
+        if ended:
+            raise BadReply("The connection ended within a reply.")
+        return None
+    return Reply(status, headers, *found)
+
+
+def _chunks(data: bytes, start: int) -> tuple[bytes, int] | None:
+    """The joined chunks and where they end; None while some are missing."""
+    parts = []
+    while (line := data.find(b"\r\n", start)) >= 0:
+        length = int(data[start:line].partition(b";")[0], 16)
+        if length == 0:
+            # Trailers, usually none, then an empty line.
+            end = line + 2 if data[line + 2 : line + 4] == b"\r\n" else data.find(b"\r\n\r\n", line)
+            return (b"".join(parts), end + (2 if end == line + 2 else 4)) if end >= 0 else None
+        parts.append(data[line + 2 : line + 2 + length])
+        start = line + 2 + length + 2
+    return None
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: a request at a time."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.began = False
+        self._data = b""
+        self._reply: asyncio.Future[Reply] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def ask(self, request: bytes) -> asyncio.Future[Reply]:
+        self._reply = asyncio.get_running_loop().create_future()
+        self._data, self.began = b"", False
+        self.transport.write(request)
+        return self._reply
+
+    def data_received(self, data: bytes) -> None:
+        self.began = True
+        self._data = self._data + data if self._data else data
+        self._look(ended=False)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.closed = True
+        self._look(ended=True)
+
+    def _look(self, *, ended: bool) -> None:
+        if self._reply is None or self._reply.done():
+            return
+        try:
+            reply = parse_reply(self._data, ended=ended)
+        except (BadReply, ValueError, IndexError) as error:
+            self._reply.set_exception(BadReply(str(error)))
+            return
+        if reply is not None:
+            self.closed |= reply.headers.get(b"connection", b"").lower() == b"close"
+            self._reply.set_result(reply)
+
+
+class Client:
+    """One kept-alive connection; `await call(name, body)` gives the reply's JSON."""
+
+    def __init__(self, server: Address) -> None:
+        self._server = server
+        self._connection: _Connection | None = None
+        self.sequence = 0
+        """The ledger's sequence in the last reply that named one."""
+        self.size = 0
+        """Bytes of the last reply."""
+
+    async def __aenter__(self) -> "Client":
+        await self._connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.transport.close()
+
+    async def call(self, name: str, body: Json | None = None) -> Json:
+        """POST the body, or GET without one; raises BadReply unless the code is 0."""
+        reply: Json = json.loads(await self.raw(name, body))
+        return reply
+
+    async def raw(self, name: str, body: Json | None = None) -> bytes:
+        """As `call`, the reply's bytes, of which no more is decoded than its code."""
+        raw = await self.text(name, body)
+        try:
+            outcome = _OUTCOME.decode(raw)
+        except msgspec.DecodeError:
+            raise BadReply(f"{name}: {raw[:80]!r}") from None
+        if outcome.code != 0:
+            raise BadReply(f"{name}: {outcome.code} {outcome.description}")
+        return raw
+
+    async def text(self, name: str, body: Json | None = None) -> bytes:
+        """As `raw`, whatever the reply is."""
+        content = b"" if body is None else json.dumps(body).encode()
+        verb = "GET" if body is None else "POST"
+        head = (
+            f"{verb} /api/app/{name} HTTP/1.1\r\nHost: {self._server.host}\r\n"
+            f"X-API-Key: {self._server.key}\r\n"
+            "Content-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\n\r\n"
+        )
+        reply = await self._ask(head.encode() + content)
+        self.size = reply.size
+        if b"x-ledger-seq" in reply.headers:
+            self.sequence = int(reply.headers[b"x-ledger-seq"])
+        return reply.body
+
+    async def _ask(self, request: bytes) -> Reply:
+        """Once more on a new connection if the old one was closed before any reply to this."""
+        async with asyncio.timeout(PATIENCE):
+            connection = self._connection
+            if connection is not None and not connection.closed:
+                try:
+                    return await connection.ask(request)
+                except BadReply:
+                    if connection.began:
+                        raise
+            return await (await self._connect()).ask(request)
+
+    async def _connect(self) -> _Connection:
+        _, self._connection = await asyncio.get_running_loop().create_connection(
+            _Connection, self._server.host, self._server.port
+        )
+        return self._connection
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` on the faster loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
