@@ -20,10 +20,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 from client import BadReply, Client, Json, run
-from stack import Stack, event, machine, print_table, running, server, write_json
+from stack import Stack, event, machine, percentile, print_table, running, server, write_json
 
 PATIENCE = 120.0
 CHANGED = 100
@@ -122,7 +122,7 @@ async def rate(subject: Subject, call: Call, clients: int, seconds: float) -> Js
     end = began + seconds
     await asyncio.gather(*(ask() for _ in range(clients)))
     per_second = len(took) / (time.perf_counter() - began)
-    p99 = quantiles(took, n=100)[98] if len(took) > 1 else took[0]
+    p99 = percentile(took, 99)
     return {"per_second": per_second, "p50": median(took), "p99": p99, "bytes": max(sizes)}
 
 

@@ -11,14 +11,10 @@ import argparse
 import asyncio
 import time
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
-from stack import Client, Json, Stack, event, machine, print_table, running, write_json
-
-from domain.facts import decode
-from services.ledger.connection import Ledger
-from services.ledger.raw import read_raw
-from services.settings import load_settings
+from client import Client, Json, run
+from stack import Stack, event, facts, machine, percentile, print_table, running, write_json
 
 PAUSE = 0.15
 STAGES = (
@@ -58,22 +54,18 @@ async def measure(stack: Stack, jobs: int) -> dict[str, list[float]]:
 async def _read_stages(
     stack: Stack, sent: dict[str, float], found: dict[str, list[float]], first: int, last: int
 ) -> None:
-    settings = load_settings(data_dir=stack.home)
-    async with Ledger.open(settings.nats_url, name="bench") as ledger:
-        async for batch in read_raw(ledger, after=first, upto=last):
-            for raw in batch:
-                fact = decode(raw.data)
-                began = sent.get(getattr(fact, "job", ""))
-                if began is None:
-                    continue
-                moments = {f"{fact.kind} stored": raw.at}
-                if fact.kind == "JobStarted":
-                    moments["process started"] = fact.started
-                if fact.kind == "JobFinished":
-                    moments["process ended"] = fact.ended
-                for stage, moment in moments.items():
-                    if stage in found:
-                        found[stage].append(1000 * (moment - began))
+    for _, stored, fact in await facts(stack, first, last):
+        began = sent.get(getattr(fact, "job", ""))
+        if began is None:
+            continue
+        moments = {f"{fact.kind} stored": stored}
+        if fact.kind == "JobStarted":
+            moments["process started"] = fact.started
+        if fact.kind == "JobFinished":
+            moments["process ended"] = fact.ended
+        for stage, moment in moments.items():
+            if stage in found:
+                found[stage].append(1000 * (moment - began))
 
 
 def main() -> None:
@@ -83,9 +75,9 @@ def main() -> None:
     args = parser.parse_args()
     before = machine()
     with running() as stack:
-        found = asyncio.run(measure(stack, args.jobs))
+        found = run(measure(stack, args.jobs))
     rows = [
-        [stage, median(ms), quantiles(ms, n=100)[94], len(ms)]
+        [stage, median(ms), percentile(ms, 95), len(ms)]
         for stage, ms in found.items()
         if len(ms) > 1
     ]

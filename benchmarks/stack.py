@@ -8,7 +8,9 @@ Everything listens on the loopback interface and is gone with the block. What a 
 comes from the kernel's own counters. Knows nothing of what is measured.
 """
 
+import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -24,6 +26,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from client import Client, Json, run
+
+from domain.facts import Fact, decode
+from services.ledger.connection import Ledger
+from services.ledger.raw import read_raw
+from services.settings import load_settings
 
 SERVICES = ("nats", "gateway", "scheduler", "runner")
 ROLES = (*SERVICES, "children")
@@ -138,6 +145,35 @@ def _ready(home: Path, port: int) -> Stack:
 async def _ask_once(stack: Stack, call: str) -> Json:
     async with Client(stack) as client:
         return await client.call(call)
+
+
+async def facts(stack: Stack, after: int, upto: int | None = None) -> list[tuple[int, float, Fact]]:
+    """A part of the ledger: sequences, the moments at which NATS stored them, facts."""
+    settings = load_settings(data_dir=stack.home)
+    found = []
+    async with Ledger.open(settings.nats_url, name="bench") as ledger:
+        end = await ledger.end() if upto is None else upto
+        async for batch in read_raw(ledger, after=after, upto=end):
+            found += [(raw.sequence, raw.at, decode(raw.data)) for raw in batch]
+    return found
+
+
+async def ended(client: Client, query: str, jobs: int, patience: float = 300.0) -> None:
+    """Until the history holds so many jobs; looks less often while many are missing."""
+    deadline = time.monotonic() + patience
+    while True:
+        history = await client.call(f"search_jobs/v1?query={query}&limit=1")
+        missing = jobs - history["list"]["length"]
+        if missing <= 0:
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{missing} of {jobs} jobs do not end.")
+        await asyncio.sleep(max(0.01, min(0.1, missing / 2000)))
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """The value that so many percent of them do not exceed."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def event(id: str, script: str = "#!/bin/sh\ntrue", jobs: int = 0, **more: Any) -> Json:
