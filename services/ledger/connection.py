@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import structlog
-from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, Error, OutboundBufferLimitError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
@@ -26,6 +25,7 @@ from domain.facts import Fact, Json, Recorded
 from services.ledger import append as appending
 from services.ledger import reading
 from services.ledger.access import CA_VARIABLE, Access
+from services.ledger.client import FastClient, Handler, header_block
 from services.ledger.errors import (
     Deposed,
     LedgerError,
@@ -58,46 +58,13 @@ CONNECT_TIMEOUT = 2
 # A server that hangs with an open connection is given up after two unanswered pings.
 PING_INTERVAL = 5
 REQUEST_TIMEOUT = 5.0
-
-Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
+# An answer that does not come is given up so late at most, in seconds.
+LOOK = 0.05
+# The answer to what was sent by somebody who gave up before asking for it, in seconds.
+UNTOLD = 30.0
+_LATE = Reply(b"", {})
 
 log = structlog.get_logger(__name__)
-
-
-class _FastClient(Client):
-    """nats-py's client, with a short way for busy subscriptions.
-
-    A handler in `direct` gets (subject, reply, payload, raw headers) while the message is
-    parsed: no queue, no task, no header dictionary. It must be quick and must not raise.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.direct: dict[int, Handler] = {}
-
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
-        handler = self.direct.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-        else:
-            handler(subject, reply, data, headers)
-
-    async def _process_err(self, err_msg: str) -> None:
-        """A denied permission is reported; after anything else the client connects anew.
-
-        (nats-py would close for good.)
-        """
-        if "permissions violation" in err_msg:
-            await super()._process_err(err_msg)
-        else:
-            await self._process_op_err(Error(f"nats: {err_msg}"))
-
-    def drop_unsent(self) -> None:
-        """Forget what is not yet on the wire, so that it cannot be sent after a reconnect."""
-        self._pending.clear()
-        self._pending_data_size = 0
 
 
 class Ledger:
@@ -106,7 +73,7 @@ class Ledger:
     def __init__(self, name: str, access: Access) -> None:
         self.name = name
         self._access = access
-        self.nc = _FastClient()
+        self.nc = FastClient()
         self.js: JetStreamContext = self.nc.jetstream()
         self.replicas = 0
         """Of the stream LEDGER; 0 until somebody asked."""
@@ -119,6 +86,8 @@ class Ledger:
         self._answers = ""
         self._tokens = itertools.count()
         self._waiting: dict[bytes, asyncio.Future[Reply | None]] = {}
+        self._until: dict[asyncio.Future[Reply | None], float] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._back = asyncio.Event()
 
     @classmethod
@@ -175,16 +144,13 @@ class Ledger:
     ) -> asyncio.Future[Reply | None]:
         """Send a request without awaiting its answer, which comes through the future."""
         token = b"%x" % next(self._tokens)
-        future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self._send(subject, payload, headers, self._answers + token.decode())
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply | None] = loop.create_future()
         self._waiting[token] = future
-        future.add_done_callback(lambda _: self._waiting.pop(token, None))
-        try:
-            await self.publish(
-                subject, payload, headers=headers, reply=self._answers + token.decode()
-            )
-        except LedgerUnavailable:
-            future.cancel()
-            raise
+        self._until[future] = loop.time() + UNTOLD
+        if self._looking is None:
+            self._looking = loop.call_later(LOOK, self._look_for_late)
         return future
 
     async def publish(
@@ -199,8 +165,13 @@ class Ledger:
 
         Raises NotSent without a connection, LedgerUnavailable if it is too large.
         """
+        self._send(subject, payload, headers, reply)
+
+    def _send(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, reply: str
+    ) -> None:
         try:
-            await self.nc.publish(subject, payload, reply=reply, headers=headers)
+            self.nc.send(subject, payload, header_block(headers) if headers else b"", reply)
         except (OutboundBufferLimitError, ConnectionClosedError) as error:
             self._back.clear()
             raise NotSent(f"There is no connection to NATS ({self.name}).") from error
@@ -211,19 +182,30 @@ class Ledger:
         self, future: "asyncio.Future[Reply | None]", subject: str, within: float
     ) -> Reply:
         """The answer to `send`, awaited for up to `within` seconds; errors as in `request`."""
-        try:
-            async with asyncio.timeout(within):
-                reply = await future
-        except TimeoutError as error:
+        if not future.done():
+            self._until[future] = asyncio.get_running_loop().time() + within
+        reply = await future
+        if reply is _LATE:
             raise OutcomeUnknown(
                 f"NATS did not answer on {subject} within {within:g} s "
                 "(a denied permission looks the same)."
-            ) from error
+            )
         if reply is None:
             raise OutcomeUnknown("The connection to NATS broke before the answer came.")
         if reply.status == "503" and not reply.data:
             raise NotServed(f"Nobody answers on {subject}.")
         return reply
+
+    def _look_for_late(self) -> None:
+        """Give up answers that are overdue: one timer for all, as nearly none ever is."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for future, until in list(self._until.items()):
+            if until <= now and not future.done():
+                future.set_result(_LATE)
+        self._until = {f: until for f, until in self._until.items() if not f.done()}
+        self._waiting = {token: f for token, f in self._waiting.items() if not f.done()}
+        self._looking = loop.call_later(LOOK, self._look_for_late) if self._waiting else None
 
     async def api(
         self, verb: str, body: Json | None = None, *, within: float = REQUEST_TIMEOUT
@@ -304,7 +286,7 @@ class Ledger:
 
     async def _attempt_until_connected(self, servers: list[str]) -> None:
         while True:
-            self.nc = _FastClient()
+            self.nc = FastClient()
             try:
                 await self.nc.connect(
                     servers,
@@ -371,6 +353,6 @@ class Ledger:
                 future.set_result(None)
 
     def _on_answer(self, subject: bytes, _: bytes, data: bytes, headers: bytes | None) -> None:
-        future = self._waiting.get(subject.rpartition(b".")[2])
+        future = self._waiting.pop(subject.rpartition(b".")[2], None)
         if future is not None and not future.done():
             future.set_result(Reply(data, parse_headers(headers)))
