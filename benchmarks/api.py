@@ -23,12 +23,12 @@ from pathlib import Path
 from statistics import median
 
 from client import BadReply, Client, Json, run
-from stack import Stack, event, machine, percentile, print_table, running, server, write_json
+from stack import SHORT, Stack, event, machine, percentile, print_table, running, server, write_json
 
 PATIENCE = 120.0
 CHANGED = 100
 # One where jobs wait, one where they run: the script, and how many at a time.
-QUEUES = {"q": ("#!/bin/sh\nexec sleep 600", 1), "r": ("#!/bin/sh\ntrue", 8)}
+QUEUES = {"q": ("#!/bin/sh\nexec sleep 600", 1), "r": (SHORT, 8)}
 
 
 @dataclass(slots=True)

@@ -32,6 +32,8 @@ from services.ledger.connection import Ledger
 from services.ledger.raw import read_raw
 from services.settings import load_settings
 
+SHORT = "#!/bin/sh\ntrue"
+"""The trivial job."""
 SERVICES = ("nats", "gateway", "scheduler", "runner")
 ROLES = (*SERVICES, "children")
 PATIENCE = 60.0
@@ -176,7 +178,7 @@ def percentile(values: list[float], percent: int) -> float:
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
-def event(id: str, script: str = "#!/bin/sh\ntrue", jobs: int = 0, **more: Any) -> Json:
+def event(id: str, script: str = SHORT, jobs: int = 0, **more: Any) -> Json:
     """A shell event; at most `jobs` at a time (0: no limit), the rest waits in its queue."""
     amounts = {"job": jobs, "queue": 1_000_000} if jobs else {}
     limits = [{"type": t, "enabled": True, "amount": amount} for t, amount in amounts.items()]
