@@ -4,8 +4,9 @@ Answers with principals; one lookup costs the same however many accounts there a
 know plain keys, passwords or session ids, only what stands on the ledger.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from domain import facts as f
 from domain.access import Principal, principal_of, user_id
@@ -49,27 +50,32 @@ class Access:
         if recorded.sequence <= self.position:
             return
         self.position = recorded.sequence
-        match recorded.fact:
-            case f.AccessCreated() | f.AccessUpdated() as fact:
-                self._put(fact.type, fact.id, fact.record)
-                self.sequences[fact.id] = recorded.sequence
-            case f.AccessDeleted() as fact:
-                self._drop(fact.type, fact.id)
-                self.sequences[fact.id] = recorded.sequence
-            case f.SessionStarted() as fact:
-                self._start(fact)
-                self.sequences[fact.id] = recorded.sequence
-            case f.SessionEnded(id=id, session=session):
-                self._end(session)
-                self.sequences[id] = recorded.sequence
-            case f.CatalogCreated(type="role") | f.CatalogUpdated(type="role") as fact:
-                self.roles[fact.id] = fact.record
-                self._principals.clear()
-            case f.CatalogDeleted(type="role", id=id):
-                self.roles.pop(id, None)
-                self._principals.clear()
-            case _:
-                pass
+        fold = _FOLDS.get(type(recorded.fact))
+        if fold is not None:
+            fold(self, recorded.fact)
+
+    def _account(self, fact: f.AccessCreated | f.AccessUpdated | f.AccessDeleted) -> None:
+        if isinstance(fact, f.AccessDeleted):
+            self._drop(fact.type, fact.id)
+        else:
+            self._put(fact.type, fact.id, fact.record)
+        self.sequences[fact.id] = self.position
+
+    def _session(self, fact: f.SessionStarted | f.SessionEnded) -> None:
+        if isinstance(fact, f.SessionStarted):
+            self._start(fact)
+        else:
+            self._end(fact.session)
+        self.sequences[fact.id] = self.position
+
+    def _role(self, fact: f.CatalogCreated | f.CatalogUpdated | f.CatalogDeleted) -> None:
+        if fact.type != "role":
+            return
+        if isinstance(fact, f.CatalogDeleted):
+            self.roles.pop(fact.id, None)
+        else:
+            self.roles[fact.id] = fact.record
+        self._principals.clear()
 
     def _put(self, type: AccountType, id: str, record: Json) -> None:
         self._principals.pop((type, id), None)
@@ -184,3 +190,16 @@ class Access:
             kind: Literal["key", "user"] = "key" if type == "api_key" else "user"
             known = self._principals[type, id] = principal_of(kind, record, self.roles.get)
         return known
+
+
+# What does not stand here does not concern an Access.
+_FOLDS: Mapping[type[f.FactBase], Callable[[Access, Any], None]] = {
+    f.AccessCreated: Access._account,
+    f.AccessUpdated: Access._account,
+    f.AccessDeleted: Access._account,
+    f.SessionStarted: Access._session,
+    f.SessionEnded: Access._session,
+    f.CatalogCreated: Access._role,
+    f.CatalogUpdated: Access._role,
+    f.CatalogDeleted: Access._role,
+}

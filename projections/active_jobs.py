@@ -6,10 +6,12 @@ that made it final and is handed to whoever keeps history. Knows nothing of how 
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import PlainSerializer
+from msgspec.structs import asdict, replace
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 from domain import facts as f
 from domain.assembly import NOTHING, JobSpec, assemble
@@ -39,10 +41,40 @@ class Scope:
 
 _NO_SPEC = JobSpec({}, frozenset(), "", 0, 0, 0, 0.0, None, False)
 
-# What a job is made of follows from its request: it is assembled again, not stored.
-_Specless = Annotated[
-    Job, PlainSerializer(lambda job: replace(job, spec=_NO_SPEC), return_type=Job)
-]
+
+class _Fields:
+    """How pydantic writes and reads a Job: by its fields.
+
+    What a job is made of follows from its request: it is assembled again, not stored.
+    """
+
+    @staticmethod
+    def __get_pydantic_core_schema__(
+        source: type[Job], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        fields = core_schema.typed_dict_schema(
+            {
+                name: core_schema.typed_dict_field(handler.generate_schema(hint))
+                for name, hint in get_type_hints(source).items()
+                if name != "spec"
+            }
+        )
+        return core_schema.no_info_after_validator_function(
+            lambda values: Job(spec=_NO_SPEC, **values),
+            fields,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                _values, return_schema=fields
+            ),
+        )
+
+
+def _values(job: Job) -> dict[str, Any]:
+    values = asdict(job)
+    del values["spec"]
+    return values
+
+
+_Specless = Annotated[Job, _Fields]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +109,13 @@ class ActiveJobs:
             return []
         self.position = recorded.sequence
         touched = self._fold(recorded)
-        parents = dict.fromkeys(p for p in map(self._parent_of, touched) if p is not None)
-        return touched + [self.jobs[id] for id in parents]
+        children = [job for job in touched if job.request.workflow and job.id not in self.jobs]
+        return touched + self._parents_of(children) if children else touched
 
-    def _parent_of(self, job: Job) -> str | None:
-        """The live parent that must know that its child ended."""
-        parent = str((job.request.workflow or {}).get("job"))
-        return parent if parent in self.jobs and job.id not in self.jobs else None
+    def _parents_of(self, children: list[Job]) -> list[Job]:
+        """The live parents that must know that these children ended."""
+        parents = (str((job.request.workflow or {}).get("job")) for job in children)
+        return [self.jobs[id] for id in dict.fromkeys(parents) if id in self.jobs]
 
     def _fold(self, recorded: Recorded) -> list[Job]:
         match recorded.fact:
@@ -232,6 +264,9 @@ class ActiveJobs:
 
     def _put(self, old: Job | None, new: Job | None) -> None:
         """Replace a job and keep every index true."""
+        if old is not None and new is not None and _count_alike(old, new):
+            self.jobs[new.id] = new
+            return
         if old is not None:
             self._count(old, -1)
         if new is None or new.final is not None:
@@ -296,6 +331,16 @@ class ActiveJobs:
             for child in job.children:
                 if child.job not in self.jobs:
                     self.owed[child.job] = job
+
+
+def _count_alike(old: Job, new: Job) -> bool:
+    """Whether no index tells a job from what it was before its last fact."""
+    return (
+        new.final is None
+        and old.server == new.server
+        and (old.state is new.state or (old.state in HOLDS_A_SLOT and new.state in HOLDS_A_SLOT))
+        and old.children is new.children
+    )
 
 
 def _discard(index: dict[str, set[str]], key: str, id: str) -> None:

@@ -6,9 +6,9 @@ defined. Must not know how jobs run: of a job it keeps what it is made of, until
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from domain import facts as f
 from domain.assembly import Made
@@ -71,36 +71,46 @@ class Definitions:
         if recorded.sequence <= self.position:
             return
         self.position = recorded.sequence
-        match recorded.fact:
-            case f.EventCreated(event=id) | f.EventUpdated(event=id):
-                self._put(self.events, id, recorded, recorded.fact.definition)
-            case f.EventDeleted(event=id):
-                self._drop(self.events, id)
-            case f.CatalogCreated() | f.CatalogUpdated() as fact:
-                self._put(self.catalog[fact.type], fact.id, recorded, fact.record)
-                self._forget_tag_names(fact.type)
-            case f.CatalogDeleted() as fact:
-                self._drop(self.catalog[fact.type], fact.id)
-                self._forget_tag_names(fact.type)
-            case f.MasterSwitched(enabled=enabled):
-                self.scheduling = enabled
-            case f.LedgerFounded(ledger=ledger, fingerprint=fingerprint):
-                self.ledger, self.fingerprint = ledger, fingerprint
-            case f.JobRequested() as fact:
-                self._pin(fact.job, fact.made_of)
-            case f.JobCompleted(job=job) | f.JobDeleted(job=job) | f.LaunchRejected(job=job):
-                self._unpin(job)
-            case f.QueueFlushed(jobs=jobs):
-                for job in jobs:
-                    self._unpin(job)
-            case _:
-                pass
-        self._expire()
+        fold = _FOLDS.get(type(recorded.fact))
+        if fold is not None:
+            fold(self, recorded.fact)
+        if self._superseded:
+            self._expire()
 
-    def _put(self, place: dict[str, Version], id: str, recorded: Recorded, record: Json) -> None:
+    def _define(self, fact: f.EventCreated | f.EventUpdated) -> None:
+        self._put(self.events, fact.event, fact.at, fact.definition)
+
+    def _undefine(self, fact: f.EventDeleted) -> None:
+        self._drop(self.events, fact.event)
+
+    def _enter(self, fact: f.CatalogCreated | f.CatalogUpdated) -> None:
+        self._put(self.catalog[fact.type], fact.id, fact.at, fact.record)
+        self._forget_tag_names(fact.type)
+
+    def _remove(self, fact: f.CatalogDeleted) -> None:
+        self._drop(self.catalog[fact.type], fact.id)
+        self._forget_tag_names(fact.type)
+
+    def _switch(self, fact: f.MasterSwitched) -> None:
+        self.scheduling = fact.enabled
+
+    def _found(self, fact: f.LedgerFounded) -> None:
+        self.ledger, self.fingerprint = fact.ledger, fact.fingerprint
+
+    def _launch(self, fact: f.JobRequested) -> None:
+        self._pin(fact.job, fact.made_of)
+
+    def _end(self, fact: f.JobCompleted | f.JobDeleted | f.LaunchRejected) -> None:
+        self._unpin(fact.job)
+
+    def _flush(self, fact: f.QueueFlushed) -> None:
+        for job in fact.jobs:
+            self._unpin(job)
+
+    def _put(self, place: dict[str, Version], id: str, at: float, record: Json) -> None:
         self._retire(place.get(id))
-        place[id] = Version(recorded.sequence, recorded.fact.at, record)
-        self._records[recorded.sequence] = record
+        place[id] = Version(self.position, at, record)
+        self._records[self.position] = record
 
     def _drop(self, place: dict[str, Version], id: str) -> None:
         self._retire(place.pop(id, None))
@@ -248,6 +258,24 @@ class Definitions:
     def _sequence(self, type: str, id: object) -> int:
         version = self.catalog[type].get(id) if isinstance(id, str) else None
         return version.sequence if version else 0
+
+
+# What does not stand here does not concern a Definitions.
+_FOLDS: Mapping[type[f.FactBase], Callable[[Definitions, Any], None]] = {
+    f.EventCreated: Definitions._define,
+    f.EventUpdated: Definitions._define,
+    f.EventDeleted: Definitions._undefine,
+    f.CatalogCreated: Definitions._enter,
+    f.CatalogUpdated: Definitions._enter,
+    f.CatalogDeleted: Definitions._remove,
+    f.MasterSwitched: Definitions._switch,
+    f.LedgerFounded: Definitions._found,
+    f.JobRequested: Definitions._launch,
+    f.JobCompleted: Definitions._end,
+    f.JobDeleted: Definitions._end,
+    f.LaunchRejected: Definitions._end,
+    f.QueueFlushed: Definitions._flush,
+}
 
 
 def _sequences(made_of: MadeOf) -> list[int]:

@@ -5,8 +5,11 @@ condition serve the `day` limit (execution.md 7.4). Multiplex children do not co
 does. Must not know what any of it is used for.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from domain import facts as f
@@ -105,46 +108,18 @@ class EventStates:
         if recorded.sequence <= self.position:
             return
         self.position = recorded.sequence
-        match recorded.fact:
-            case f.EventCreated() | f.EventUpdated() | f.EventDeleted() as fact:
-                self._define(fact, recorded.sequence)
-            case f.CatalogCreated() | f.CatalogUpdated() | f.CatalogDeleted() as fact:
-                self._limit_days(fact)
-            case f.JobRequested() as fact:
-                self._request(fact)
-            case f.LaunchRejected(event=event, counters=counters, fire=fire, job=job):
-                self._advance(event, counters, fire)
-                self._live.pop(job, None)
-            case f.FiresMissed(event=event, counters=counters):
-                self._advance(event, counters, None)
-            case f.JobAssigned() | f.JobStarting() as fact:
-                self._take(fact, recorded.sequence)
-            case f.JobStarted() | f.JobFinished() as fact:
-                self._report(fact)
-            case f.JobEnded(job=job, at=at):
-                live = self._live.get(job)
-                if live is not None:
-                    live.ended = at
-            case f.JobCompleted() as fact:
-                self._complete(fact)
-            case f.QueueFlushed(jobs=jobs):
-                for job in jobs:
-                    self._live.pop(job, None)
-            case f.JobDeleted() as fact:
-                self._live.pop(fact.job, None)
-                self._take_back(fact)
-                self._advance_again(fact)
-            case _:
-                pass
+        fold = _FOLDS.get(type(recorded.fact))
+        if fold is not None:
+            fold(self, recorded.fact)
 
-    def _define(self, fact: f.EventCreated | f.EventUpdated | f.EventDeleted, at: int) -> None:
+    def _undefine(self, fact: f.EventDeleted) -> None:
+        self.states.pop(fact.event, None)
+        self._days.pop(fact.event, None)
+        self._category.pop(fact.event, None)
+        self._day_limits.discard(("event", fact.event))
+
+    def _define(self, fact: f.EventCreated | f.EventUpdated) -> None:
         id = fact.event
-        if isinstance(fact, f.EventDeleted):
-            self.states.pop(id, None)
-            self._days.pop(id, None)
-            self._category.pop(id, None)
-            self._day_limits.discard(("event", id))
-            return
         if isinstance(fact, f.EventCreated):
             self.states[id] = EventState()
             self._days.pop(id, None)
@@ -153,9 +128,9 @@ class EventStates:
         self._note_day_limit("event", id, fact.definition)
         counters = fact.counters
         if counters is not None and counters.cursor is not None:
-            state.cursor, state.cursor_set = counters.cursor, at
+            state.cursor, state.cursor_set = counters.cursor, self.position
         if counters is not None and counters.nth is not None:
-            state.nth, state.nth_set = counters.nth, at
+            state.nth, state.nth_set = counters.nth, self.position
 
     def _limit_days(self, fact: f.CatalogCreated | f.CatalogUpdated | f.CatalogDeleted) -> None:
         if fact.type in ("category", "config"):
@@ -196,7 +171,14 @@ class EventStates:
         if state.cursor is None or counters.cursor > state.cursor:
             self._advance(fact.event, counters, fact.fire)
 
-    def _take(self, fact: f.JobAssigned | f.JobStarting, sequence: int) -> None:
+    def _reject(self, fact: f.LaunchRejected) -> None:
+        self._advance(fact.event, fact.counters, fact.fire)
+        self._live.pop(fact.job, None)
+
+    def _miss(self, fact: f.FiresMissed) -> None:
+        self._advance(fact.event, fact.counters, None)
+
+    def _take(self, fact: f.JobAssigned | f.JobStarting) -> None:
         """A job has a server: the round-robin index moves, and a start is counted once."""
         state = self.states.get(fact.event)
         if state is not None and fact.robin is not None:
@@ -205,7 +187,7 @@ class EventStates:
         if live is None:
             return
         if isinstance(fact, f.JobAssigned):
-            live.order, live.started, live.ended = sequence, None, None
+            live.order, live.started, live.ended = self.position, None, None
         if not live.counted_start:
             live.counted_start = True
             self._count(fact.event, fact.job, fact.at, ("start",))
@@ -218,6 +200,20 @@ class EventStates:
             live.started = fact.started
         else:
             live.ended = fact.ended
+
+    def _end(self, fact: f.JobEnded) -> None:
+        live = self._live.get(fact.job)
+        if live is not None:
+            live.ended = fact.at
+
+    def _flush(self, fact: f.QueueFlushed) -> None:
+        for job in fact.jobs:
+            self._live.pop(job, None)
+
+    def _delete(self, fact: f.JobDeleted) -> None:
+        self._live.pop(fact.job, None)
+        self._take_back(fact)
+        self._advance_again(fact)
 
     def _complete(self, fact: f.JobCompleted) -> None:
         live = self._live.pop(fact.job, None)
@@ -309,8 +305,38 @@ class EventStates:
         )
 
     def _day_of(self, moment: float) -> int:
-        """The number of the local day; 0 for moments that no calendar knows."""
-        try:
-            return datetime.fromtimestamp(moment, self._zone).toordinal()
-        except (ValueError, OverflowError, OSError):
-            return 0
+        return _day_in(self._zone, moment // 60)
+
+
+@lru_cache(maxsize=1024)
+def _day_in(zone: ZoneInfo, minute: float) -> int:
+    """The number of the local day; 0 for moments that no calendar knows.
+
+    Looked up once per minute, as clocks are set on full minutes and facts follow closely.
+    """
+    try:
+        return datetime.fromtimestamp(minute * 60, zone).toordinal()
+    except (ValueError, OverflowError, OSError):
+        return 0
+
+
+# What does not stand here does not concern an EventStates.
+_FOLDS: Mapping[type[f.FactBase], Callable[[EventStates, Any], None]] = {
+    f.EventCreated: EventStates._define,
+    f.EventUpdated: EventStates._define,
+    f.EventDeleted: EventStates._undefine,
+    f.CatalogCreated: EventStates._limit_days,
+    f.CatalogUpdated: EventStates._limit_days,
+    f.CatalogDeleted: EventStates._limit_days,
+    f.JobRequested: EventStates._request,
+    f.LaunchRejected: EventStates._reject,
+    f.FiresMissed: EventStates._miss,
+    f.JobAssigned: EventStates._take,
+    f.JobStarting: EventStates._take,
+    f.JobStarted: EventStates._report,
+    f.JobFinished: EventStates._report,
+    f.JobEnded: EventStates._end,
+    f.JobCompleted: EventStates._complete,
+    f.QueueFlushed: EventStates._flush,
+    f.JobDeleted: EventStates._delete,
+}

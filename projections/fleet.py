@@ -4,8 +4,10 @@ Heartbeats are no facts: services feed them with `heard`, and nothing that is de
 facts depends on them. Must not know jobs.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from domain import facts as f
 from domain.checks import is_number
@@ -72,40 +74,45 @@ class Fleet:
         if recorded.sequence <= self.position:
             return
         self.position = recorded.sequence
-        match recorded.fact:
-            case f.ServerJoined() as fact:
-                self._join(fact, recorded.sequence)
-            case f.ServerUpdated() as fact:
-                server = self._current(fact.server, fact.boot)
-                if server is not None:
-                    server.info, server.modified = fact.info, fact.at
-                    self._describe(server)
-            case f.ServerLeft() as fact:
-                server = self._current(fact.server, fact.boot)
-                if server is not None:
-                    server.left, server.modified = True, fact.at
-                    self._describe(server)
-            case f.CatalogCreated(type="group") | f.CatalogUpdated(type="group") as fact:
-                self.groups[fact.id] = fact.record
-                self._match_all()
-            case f.CatalogDeleted(type="group", id=id):
-                self.groups.pop(id, None)
-                self._match_all()
-            case f.CatalogCreated(type="server") | f.CatalogUpdated(type="server") as fact:
-                self._say(fact.id, fact.record, fact.at)
-            case f.CatalogDeleted(type="server", id=id):
-                self._said.pop(id, None)
-                self.servers.pop(id, None)
-                self._directory = None
-            case _:
-                pass
+        fold = _FOLDS.get(type(recorded.fact))
+        if fold is not None:
+            fold(self, recorded.fact)
 
-    def _join(self, fact: f.ServerJoined, sequence: int) -> None:
+    def _enter(self, fact: f.CatalogCreated | f.CatalogUpdated) -> None:
+        if fact.type == "group":
+            self.groups[fact.id] = fact.record
+            self._match_all()
+        elif fact.type == "server":
+            self._say(fact.id, fact.record, fact.at)
+
+    def _remove(self, fact: f.CatalogDeleted) -> None:
+        if fact.type == "group":
+            self.groups.pop(fact.id, None)
+            self._match_all()
+        elif fact.type == "server":
+            self._said.pop(fact.id, None)
+            self.servers.pop(fact.id, None)
+            self._directory = None
+
+    def _update(self, fact: f.ServerUpdated) -> None:
+        server = self._current(fact.server, fact.boot)
+        if server is not None:
+            server.info, server.modified = fact.info, fact.at
+            self._describe(server)
+
+    def _leave(self, fact: f.ServerLeft) -> None:
+        server = self._current(fact.server, fact.boot)
+        if server is not None:
+            server.left, server.modified = True, fact.at
+            self._describe(server)
+
+    def _join(self, fact: f.ServerJoined) -> None:
         server = self.servers.get(fact.server)
         if server is None:
             server = Server(fact.server, created=fact.at, said=self._said.get(fact.server, {}))
             self.servers[fact.server] = server
-        server.boot, server.machine_boot, server.joined = fact.boot, fact.machine_boot, sequence
+        server.boot, server.machine_boot = fact.boot, fact.machine_boot
+        server.joined = self.position
         server.hostname, server.ip = fact.hostname, fact.ip
         server.own_groups, server.info = list(fact.groups), fact.info
         server.left, server.modified = False, fact.at
@@ -260,6 +267,16 @@ class Fleet:
             record=server.record,
         )
 
+
+# What does not stand here does not concern a Fleet.
+_FOLDS: Mapping[type[f.FactBase], Callable[[Fleet, Any], None]] = {
+    f.ServerJoined: Fleet._join,
+    f.ServerUpdated: Fleet._update,
+    f.ServerLeft: Fleet._leave,
+    f.CatalogCreated: Fleet._enter,
+    f.CatalogUpdated: Fleet._enter,
+    f.CatalogDeleted: Fleet._remove,
+}
 
 _OWN = frozenset({"id", "hostname", "ip", "groups", "info", "created", "modified", "revision"})
 """Keys of the wire record that an administrator's record does not set."""

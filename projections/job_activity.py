@@ -37,7 +37,8 @@ class JobActivity:
                 lines.append(_line(recorded, number, message, job))
             if isinstance(recorded.fact, f.JobFinished):
                 lines.extend(recorded.fact.activity)
-            del lines[:-KEPT]
+            if len(lines) > KEPT:
+                del lines[:-KEPT]
 
     def of(self, job: str) -> list[Json]:
         """The lines of a job so far, oldest first."""
@@ -58,7 +59,7 @@ class JobActivity:
 
 def _line(recorded: Recorded, number: int, message: str, job: Job) -> Json:
     line: Json = {
-        "id": "m" + base36(recorded.sequence * 36 + number).rjust(15, "0"),
+        "id": "m" + base36(recorded.sequence * 36 + number).zfill(15),
         "epoch": recorded.fact.at,
         "msg": message,
     }
@@ -73,6 +74,14 @@ def _messages(fact: f.Fact, job: Job) -> list[str]:
     match fact:
         case f.JobRequested():
             return [*_requested(fact), *job.spec.remarks]
+        case f.JobAssigned(server=server):
+            return [f"Server {server} was chosen by {job.spec.document.get('algo', 'random')}."]
+        case f.JobStarted(pid=pid):
+            return [f"The process runs, pid {pid}."]
+        case f.JobFinished(code=code):
+            return [f"The process is over, code {code}."]
+        case f.JobCompleted(code=code, description=description):
+            return [f"Job completed with code {code}: {description}"]
         case f.JobQueued(reason=reason):
             return [f"Job is queued: {reason}"]
         case f.JobDelayed(until=until):
@@ -83,10 +92,6 @@ def _messages(fact: f.Fact, job: Job) -> list[str]:
             return ["The delay was skipped."]
         case f.JobStarting(server=server):
             return [f"Start actions run; server {server} is held."]
-        case f.JobAssigned(server=server):
-            return [f"Server {server} was chosen by {job.spec.document.get('algo', 'random')}."]
-        case f.JobStarted(pid=pid):
-            return [f"The process runs, pid {pid}."]
         case f.JobReturned(reason=reason):
             return [f"The server gave the job back: {reason}"]
         case f.JobAbortRequested(reason=reason):
@@ -103,10 +108,6 @@ def _messages(fact: f.Fact, job: Job) -> list[str]:
             return ["Job goes on."]
         case f.JobChanged(note=str(note)):
             return [note]
-        case f.JobFinished(code=code):
-            return [f"The process is over, code {code}."]
-        case f.JobCompleted(code=code, description=description):
-            return [f"Job completed with code {code}: {description}"]
         case f.ServerJoined(server=server):
             return [f"Server {server} came back."]
         case _:

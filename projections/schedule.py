@@ -11,7 +11,9 @@ begin the next. The leader records the fires of one event in order of time, so a
 stretch says that the earlier ones are settled; until then they are owed.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from domain import facts as f
 from domain.catalog import CONFIG_ID
@@ -152,59 +154,41 @@ class Schedule:
         if recorded.sequence <= self.position:
             return
         self.position = recorded.sequence
-        match recorded.fact:
-            case f.EventCreated() as fact:
-                self._created(fact, recorded.sequence)
-            case f.EventUpdated() as fact:
-                self._updated(fact, recorded.sequence)
-            case f.EventDeleted(event=event):
-                self.events.pop(event, None)
-                self.startups.pop(event, None)
-            case f.JobRequested() | f.LaunchRejected() as fact:
-                self._launched_one(fact)
-                self._fired(fact)
-            case f.JobDeleted() as fact:
-                self._fired(fact)
-            case f.FiresMissed() as fact:
-                self._missed(fact)
-            case f.TickFired(evaluated=evaluated, cause=cause):
-                self._evaluated = evaluated
-                self._evaluated_on = cause if isinstance(cause, int) else recorded.sequence
-            case f.TermStarted() as fact:
-                self._term(fact)
-            case f.MasterSwitched() as fact:
-                self.running = fact.enabled
-                self._switch_all(fact.at)
-            case f.CatalogCreated() | f.CatalogUpdated() | f.CatalogDeleted() as fact:
-                self._catalog(fact)
-            case _:
-                pass
+        fold = _FOLDS.get(type(recorded.fact))
+        if fold is not None:
+            fold(self, recorded.fact)
 
-    def _created(self, fact: f.EventCreated | f.EventUpdated, sequence: int) -> None:
+    def _created(self, fact: f.EventCreated | f.EventUpdated) -> None:
         counters = fact.counters or f.Counters()
-        stretch = self._stretch(fact, sequence)
+        stretch = self._stretch(fact)
         if stretch.plan.catchup is not None and counters.cursor is not None:
             stretch.after = counters.cursor + 59.0
         if not self.gate_open(fact.event):
             stretch.upto = stretch.after
-        self.events[fact.event] = EventSchedule([stretch], stretch.after, counters.nth, sequence)
+        self.events[fact.event] = EventSchedule(
+            [stretch], stretch.after, counters.nth, self.position
+        )
 
-    def _updated(self, fact: f.EventUpdated, sequence: int) -> None:
+    def _updated(self, fact: f.EventUpdated) -> None:
         entry = self.events.get(fact.event)
         if entry is None:
-            self._created(fact, sequence)
+            self._created(fact)
         elif fact.counters or {"triggers", "enabled"} & set(fact.changed):
-            self._anchor(entry, fact, sequence)
+            self._anchor(entry, fact)
         else:
-            entry.current.version, entry.current.definition = sequence, fact.definition
+            entry.current.version, entry.current.definition = self.position, fact.definition
             self._switch(fact.event, entry, fact.at)
 
-    def _anchor(self, entry: EventSchedule, fact: f.EventUpdated, sequence: int) -> None:
+    def _gone(self, fact: f.EventDeleted) -> None:
+        self.events.pop(fact.event, None)
+        self.startups.pop(fact.event, None)
+
+    def _anchor(self, entry: EventSchedule, fact: f.EventUpdated) -> None:
         """A new definition takes the old one's place; what the old one owes stays owed."""
         self._look(entry)
         counters = fact.counters or f.Counters()
         old, was_open = entry.current, entry.open
-        new = self._stretch(fact, sequence)
+        new = self._stretch(fact)
         new.nth = counters.nth
         at = _boundary(entry, fact.at)
         if was_open:
@@ -219,12 +203,12 @@ class Schedule:
             _jump(entry)
         if not self.gate_open(fact.event):
             new.upto = new.after
-        entry.changed = sequence
+        entry.changed = self.position
         _drop_settled(entry)
 
-    def _stretch(self, fact: f.EventCreated | f.EventUpdated, sequence: int) -> Stretch:
-        plan = self._plan(fact.definition, self._reading)
-        return Stretch(sequence, sequence, fact.definition, plan, self._reading, fact.at)
+    def _stretch(self, fact: f.EventCreated | f.EventUpdated) -> Stretch:
+        plan, here = self._plan(fact.definition, self._reading), self.position
+        return Stretch(here, here, fact.definition, plan, self._reading, fact.at)
 
     def _plan(self, definition: Json, reading: tuple[str, str]) -> Plan:
         zone, dst_policy = reading
@@ -282,9 +266,10 @@ class Schedule:
             entry.changed = self.position
             _drop_settled(entry)
 
-    def _switch_all(self, at: float) -> None:
+    def _master(self, fact: f.MasterSwitched) -> None:
+        self.running = fact.enabled
         for event, entry in self.events.items():
-            self._switch(event, entry, at)
+            self._switch(event, entry, fact.at)
 
     def _switch(self, event: str, entry: EventSchedule, at: float) -> None:
         """Begin or end a stretch, if a switch that concerns the event was turned."""
@@ -330,6 +315,10 @@ class Schedule:
         if _reach(entry, fact.cause, fact.upto):
             _settle(entry, fact.upto, fact.counters.nth if fact.counters else None)
 
+    def _tick(self, fact: f.TickFired) -> None:
+        self._evaluated = fact.evaluated
+        self._evaluated_on = fact.cause if isinstance(fact.cause, int) else self.position
+
     def _term(self, fact: f.TermStarted) -> None:
         """A start of the service owes each startup trigger one launch (scheduling.md 4.1)."""
         self.startups = {
@@ -345,13 +334,13 @@ class Schedule:
             if found is not None and entry.open and entry.started != due:
                 self.startups[event] = Startup(entry.current.anchor, *found, due)
 
-    def _launched_one(self, fact: f.JobRequested | f.LaunchRejected) -> None:
-        if isinstance(fact, f.LaunchRejected):
-            return
+    def _requested(self, fact: f.JobRequested) -> None:
         minute = floor60(max(fact.at, fact.until or 0.0))
         self._launched[minute] = self._launched.get(minute, 0) + 1
         if len(self._launched) > 1:
-            self._launched = {m: n for m, n in self._launched.items() if m >= floor60(fact.at)}
+            now = floor60(fact.at)
+            self._launched = {m: n for m, n in self._launched.items() if m >= now}
+        self._fired(fact)
 
     # --- snapshots -----------------------------------------------------------------------------
 
@@ -447,6 +436,24 @@ class Schedule:
             if len(entry.stretches) == 1 or first.upto is None or first.upto > entry.settled:
                 return
             _next_stretch(entry)
+
+
+# What does not stand here does not concern a Schedule.
+_FOLDS: Mapping[type[f.FactBase], Callable[[Schedule, Any], None]] = {
+    f.EventCreated: Schedule._created,
+    f.EventUpdated: Schedule._updated,
+    f.EventDeleted: Schedule._gone,
+    f.JobRequested: Schedule._requested,
+    f.LaunchRejected: Schedule._fired,
+    f.JobDeleted: Schedule._fired,
+    f.FiresMissed: Schedule._missed,
+    f.TickFired: Schedule._tick,
+    f.TermStarted: Schedule._term,
+    f.MasterSwitched: Schedule._master,
+    f.CatalogCreated: Schedule._catalog,
+    f.CatalogUpdated: Schedule._catalog,
+    f.CatalogDeleted: Schedule._catalog,
+}
 
 
 def _startup_of(definition: Json) -> tuple[int, Json] | None:

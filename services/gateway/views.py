@@ -105,6 +105,7 @@ class Views:
         self.answers: dict[int, Recorded] = {}
         self.events_changed = 0
         self._finals: dict[str, tuple[Json, int, float]] = {}
+        self._ephemeral: dict[str, tuple[Json, int, float]] = {}
         self._watches: dict[str, set[Watch]] = {}
         self._history: HistoryWriter | None = None
         self._swept = 0.0
@@ -127,8 +128,9 @@ class Views:
             self._history.add(recorded, final)
         if isinstance(fact.cause, str) and fact.cause.startswith(REPEATABLE):
             self._remember_command(fact.cause, recorded.sequence)
-        for job in touched:
-            self._wake(job.id)
+        if self._watches:
+            for job in touched:
+                self._wake(job.id)
 
     def _fold_jobs(self, recorded: Recorded, touched: list[Job]) -> Json | None:
         match recorded.fact:
@@ -148,9 +150,9 @@ class Views:
                     del self.answers[next(iter(self.answers))]
                 self._wake(str(request))
             case f.JobFinished(job=id) if not touched:
-                self._finals.pop(id, None)  # a late report changes the stored record
+                self._forget(id)  # a late report changes the stored record
             case f.JobTagged(job=id) | f.JobUpdated(job=id) | f.JobDeleted(job=id):
-                self._finals.pop(id, None)
+                self._forget(id)
             case _:
                 pass
         return None
@@ -164,9 +166,14 @@ class Views:
         server = self.fleet.servers.get(job.server) if job.server else None
         groups = server.groups if server is not None else ()
         final = document(job, groups=groups, activity=lines)
-        self._finals[job.id] = (final, sequence, at)
+        place = self._ephemeral if final.get("ephemeral") else self._finals
+        place[job.id] = (final, sequence, at)
         self._sweep(at)
         return final
+
+    def _forget(self, id: str) -> None:
+        self._finals.pop(id, None)
+        self._ephemeral.pop(id, None)
 
     def _remember_command(self, id: str, sequence: int) -> None:
         self.commands[id] = sequence
@@ -174,15 +181,14 @@ class Views:
             del self.commands[next(iter(self.commands))]
 
     def _sweep(self, now: float) -> None:
-        """Forget documents that are stored."""
+        """Forget documents that are stored; each is looked at once, the oldest first."""
         if now - self._swept < _SWEEP:
             return
         self._swept = now
-        stored = self._history.position if self._history is not None else 0
-        for id, (final, sequence, at) in list(self._finals.items()):
-            kept = bool(final.get("ephemeral")) and now - at < KEPT_FOR
-            if sequence <= stored and not kept:
-                del self._finals[id]
+        stored = self.history_position
+        for kept, seconds in ((self._finals, 0.0), (self._ephemeral, KEPT_FOR)):
+            for id in _over(kept, stored, now, seconds):
+                del kept[id]
 
     # --- snapshots ---------------------------------------------------------------------------
 
@@ -287,7 +293,7 @@ class Views:
 
     def final_at_hand(self, id: str) -> Json | None:
         """The document of a job that just became final, if it is still kept here."""
-        kept = self._finals.get(id)
+        kept = self._finals.get(id) or self._ephemeral.get(id)
         return kept[0] if kept is not None else None
 
     async def history(self, ask: Callable[[History], T]) -> T:
@@ -304,6 +310,18 @@ class Views:
     def history_position(self) -> int:
         """The last sequence whose rows are committed."""
         return self._history.position if self._history is not None else 0
+
+
+def _over(
+    kept: dict[str, tuple[Json, int, float]], stored: int, now: float, seconds: float
+) -> list[str]:
+    """The documents, oldest first, that are stored and were kept for so many seconds."""
+    over = []
+    for id, (_, sequence, at) in kept.items():
+        if sequence > stored or abs(now - at) < seconds:
+            break
+        over.append(id)
+    return over
 
 
 REPEATABLE = "key-"
