@@ -1,9 +1,9 @@
-"""The HTTP application: every endpoint as a Litestar route, health, documentation (api.md 1.1).
+"""The HTTP application: the calls of the API, health, documentation (api.md 1.1).
 
 What a call does is declared in routes/; how it goes is endpoint.py's.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from litestar import Litestar, Request, Response, route
 from litestar.enums import HttpMethod
@@ -13,7 +13,8 @@ from litestar.types import ASGIApp
 from domain.facts import Json
 from services import logs
 from services.gateway import openapi
-from services.gateway.endpoint import Endpoint, Routes, route_handler
+from services.gateway.calls import Calls
+from services.gateway.endpoint import Endpoint, Routes
 from services.gateway.exposure import exposed
 from services.gateway.gateway import Gateway
 from services.gateway.replies import JSON_TYPE, Reply, encode
@@ -65,7 +66,6 @@ def create_app(gateway: Gateway) -> ASGIApp:
     declared = endpoints()
     app = Litestar(
         [
-            *(route_handler(endpoint, gateway) for endpoint in declared),
             _health(gateway),
             metrics.handler(gateway),
             files.handler(gateway),
@@ -75,7 +75,8 @@ def create_app(gateway: Gateway) -> ASGIApp:
         openapi_config=None,
         logging_config=None,
     )
-    return exposed(app, gateway.settings)
+    calls = cast(ASGIApp, Calls(declared, gateway, app))  # nothing but HTTP comes through to it
+    return exposed(calls, gateway.settings)
 
 
 def _health(gateway: Gateway) -> Any:

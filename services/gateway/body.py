@@ -59,19 +59,23 @@ class Body:
 
 
 async def read(content_type: str, chunks: Chunks, limit: int, store: StoreUpload | None) -> Body:
-    """A request's body. Raises BadRequest if it is malformed, BodyTooLarge above `limit` bytes.
+    """A request's body as it comes. Raises as `whole` does, BodyTooLarge above `limit` bytes.
 
     Without `store`, files are refused.
     """
-    kind = content_type.lower()
     bounded = _bounded(chunks, limit)
-    if may_hold_files(kind):
+    if may_hold_files(content_type):
         values, uploads = await _multipart(content_type, bounded, store)
         return Body(values, True, uploads)
-    data = b"".join([chunk async for chunk in bounded])
+    return whole(content_type, b"".join([chunk async for chunk in bounded]))
+
+
+def whole(content_type: str, data: bytes) -> Body:
+    """A body without files, all of it. Raises BadRequest if it is malformed."""
+    kind = content_type.lower()
     if "x-www-form-urlencoded" in kind:
         return Body(_pairs(data.decode("latin-1")), True)
-    if any(word in kind for word in ("json", "js", "javascript", "text")):
+    if "js" in kind or "javascript" in kind or "text" in kind:
         return Body(json_body(data))
     return Body()
 
@@ -101,8 +105,7 @@ def merge(query: Json, body: Body, *, body_wins: bool = False) -> Params:
     The query's value of a key wins, except with `body_wins` (run_event). Of the reserved keys
     the body's always wins (api.md 1.4).
     """
-    own = {name: value for name, value in body.values.items() if name not in RESERVED}
-    asked = {name: value for name, value in query.items() if name not in RESERVED}
+    own, asked = _unreserved(body.values), _unreserved(query)
     values = asked | own if body_wins else own | asked
     textual = asked.keys() - own.keys() if body_wins and not body.is_text else asked.keys()
     return Params(
@@ -117,7 +120,15 @@ def merge(query: Json, body: Body, *, body_wins: bool = False) -> Params:
 
 def reserved_of(values: Json) -> Json:
     """The reserved keys among these."""
+    if RESERVED.isdisjoint(values):
+        return {}
     return {name: values[name] for name in RESERVED & values.keys()}
+
+
+def _unreserved(values: Json) -> Json:
+    if RESERVED.isdisjoint(values):
+        return values
+    return {name: value for name, value in values.items() if name not in RESERVED}
 
 
 async def _bounded(chunks: Chunks, limit: int) -> Chunks:

@@ -6,10 +6,18 @@ bounded where they are read (endpoint.py).
 """
 
 import asyncio
+from itertools import chain
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from services.gateway.replies import encode
 
@@ -24,8 +32,68 @@ READ_PATIENCE = 30.0
 SLOWEST_READER = 16 * 1024
 
 
+# An extension of the scope: `body` gives the request's body if all of it is here (see Exchange).
+ARRIVED = "jobledger.arrived"
+
+
 class _HeadRefused(Exception):
     """Raised within the parser; the reply is in `_refusal`."""
+
+
+class Exchange(RequestResponseCycle):
+    """One request and its reply.
+
+    The head of a reply waits for the first of its body, so that most replies are one write: each
+    write wakes the client up.
+    """
+
+    _start: HTTPResponseStartEvent | None = None
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Take a part of the reply, as ASGI says."""
+        if message["type"] == "http.response.start" and not self.response_started:
+            self._start = message
+            return
+        start, self._start = self._start, None
+        if start is not None:
+            if message["type"] == "http.response.body" and not self.flow.write_paused:
+                whole = self._whole(start, message.get("body", b""), message.get("more_body"))
+                if whole is not None:
+                    self._send_whole(whole)
+                    return
+            await super().send(start)
+        await super().send(message)
+
+    def _whole(
+        self, start: HTTPResponseStartEvent, body: bytes, more_body: bool | None
+    ) -> bytes | None:
+        """The whole reply, if it is an ordinary one: its length is told, and all of it is here."""
+        headers = dict(start["headers"])
+        length = headers.get(b"content-length")
+        ordinary = length == b"%d" % len(body) and self.keep_alive and b"connection" not in headers
+        if more_body or not ordinary or self.scope["method"] == "HEAD":
+            return None
+        lines = [*self.default_headers, *start["headers"]]
+        if HEADER_VALUE_RE.search(b"".join(chain.from_iterable(lines))):
+            raise RuntimeError("A header holds what would break the reply's head.")
+        head = b"".join([b"%b: %b\r\n" % line for line in lines])
+        return b"%b%b\r\n%b" % (STATUS_LINE[start["status"]], head, body)
+
+    def _send_whole(self, reply: bytes) -> None:
+        if not self.disconnected:
+            self.response_started = self.response_complete = True
+            self.waiting_for_100_continue = False
+            self.transport.write(reply)
+            self.message_event.set()
+            self.on_response()
+
+    def arrived(self) -> bytes | None:
+        """The request's body, if all of it is here by now; it is given once."""
+        if self.more_body or self.waiting_for_100_continue or self.disconnected:
+            return None
+        body, self.body = bytes(self.body), bytearray()
+        self.message_event.clear()
+        return body
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -94,10 +162,43 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refusal = (431, f"A request's head may have {text}.")
             raise _HeadRefused
         try:
-            super().on_headers_complete()
+            self._complete_scope()
         except (httptools.HttpParserInvalidURLError, UnicodeError) as error:
             self._refusal = (400, "The request's URL is malformed.")
             raise _HeadRefused from error
+        self._begin()
+
+    def _complete_scope(self) -> None:
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = self.parser.get_http_version()
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+
+    def _begin(self) -> None:
+        """Answer the request, after those that came before it on this connection."""
+        before = self.cycle
+        self.cycle = Exchange(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=self.scope["http_version"] != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self.scope["extensions"] = {ARRIVED: {"body": self.cycle.arrived}}
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_message_complete(self) -> None:
         """The body is here as well; if nobody waited for it, the next head is what may come."""

@@ -11,15 +11,11 @@ handler's. Knows nothing of single endpoints.
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from litestar import Request
-from litestar.enums import HttpMethod
-from litestar.handlers import HTTPRouteHandler, route
-from litestar.types import ASGIApp, HTTPScope, Receive
+from litestar.types import HTTPScope, Receive
 
 from domain.access import Principal
 from domain.errors import AccessDenied, BadRequest, DomainError
@@ -27,6 +23,7 @@ from domain.facts import Actor, Json
 from services import logs
 from services.gateway import body, errors
 from services.gateway.auth import Credentials, actor_of, authenticate
+from services.gateway.connections import ARRIVED
 from services.gateway.files import FileReply
 from services.gateway.params import Params, Upload
 from services.gateway.replies import (
@@ -39,12 +36,10 @@ from services.gateway.replies import (
     wants_gzip,
 )
 from services.gateway.sse import EventStream
-from services.metrics import Requests
 
 if TYPE_CHECKING:
     from services.gateway.gateway import Gateway
 
-METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.HEAD, HttpMethod.OPTIONS]
 _VERSION = re.compile(r"v\d+", re.ASCII)
 _NOTHING = Params({})
 # A call that is not answered within so many seconds is given up (not one that waits for a job).
@@ -191,36 +186,25 @@ class Routes:
         return declare
 
 
-def route_handler(endpoint: Endpoint, gateway: "Gateway") -> HTTPRouteHandler:
-    """The Litestar route of an endpoint: with or without a version, all methods alike."""
-    paths = [endpoint.root]
-    for depth in range(1 + endpoint.tails):
-        paths.append(paths[-1] + f"/{{part{depth}:str}}")
-    requests = Requests(endpoint.name)
-
-    @route(paths, http_method=METHODS, status_code=200, include_in_schema=False)
-    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
-        began = time.perf_counter()
-        reply = await answer(endpoint, gateway, request.scope, request.receive)
-        requests.answered(getattr(reply, "code", 0), time.perf_counter() - began)
-        return cast(ASGIApp, reply)  # they answer HTTP alone, an ASGIApp in general more
-
-    return handle
-
-
 async def answer(
-    endpoint: Endpoint, gateway: "Gateway", scope: HTTPScope, receive: Receive
+    endpoint: Endpoint,
+    gateway: "Gateway",
+    scope: HTTPScope,
+    receive: Receive,
+    rest: Sequence[str],
 ) -> Direct:
-    """One call from its bytes to its reply. Never raises but for defects, which it logs."""
+    """One call from its bytes to its reply; `rest` is what follows its root in the path.
+
+    Never raises but for defects, which it logs.
+    """
     headers = dict(scope["headers"])
     if scope["method"] == "OPTIONS":
         return preflight(
             headers.get(b"origin", b"").decode("latin-1"),
             headers.get(b"access-control-request-headers", b"").decode("latin-1"),
         )
-    parts = scope["path"].removeprefix(endpoint.root).strip("/").split("/")
-    versioned = _VERSION.fullmatch(parts[0]) is not None
-    tail = [part for part in parts[versioned:] if part]
+    versioned = bool(rest) and _VERSION.fullmatch(rest[0]) is not None
+    tail = list(rest[versioned:])
     if len(tail) > endpoint.tails:
         return await unknown_api(endpoint.name + "/" + "/".join(tail))
     versioned = versioned and endpoint.space == "app"
@@ -272,7 +256,7 @@ async def _admit(endpoint: Endpoint, call: Call) -> None:
     Credentials in headers or query are looked at before the body is read; files of callers who
     are not known by then are refused, and so are large bodies.
     """
-    gateway, scope, given = call.gateway, call.scope, call.credentials
+    scope, given = call.scope, call.credentials
     headers, problem = given.headers, None
     query: Json = {}
     sent = body.Body()
@@ -289,16 +273,7 @@ async def _admit(endpoint: Endpoint, call: Call) -> None:
         _sign_in(endpoint, call)
     try:
         if has_body(headers):
-            admitted = early or endpoint.gate is not None
-            content_type = headers.get(b"content-type", b"").decode("latin-1")
-            store = None
-            if endpoint.uploads and admitted and body.may_hold_files(content_type):
-                _authorise(endpoint, call)
-                store = call.store
-            most = gateway.settings.max_body
-            limit = most if admitted else min(most, STRANGERS_BODY)
-            check_length(headers, limit)
-            sent = await body.read(content_type, chunks(call.receive), limit, store)
+            sent = await _body(endpoint, call, admitted=early or endpoint.gate is not None)
             given.reserved.update(body.reserved_of(sent.values))
     except DomainError as error:
         problem = error
@@ -308,6 +283,33 @@ async def _admit(endpoint: Endpoint, call: Call) -> None:
         raise problem
     call.params = body.merge(query, sent, body_wins=endpoint.body_wins)
     await _caught_up(call)
+
+
+async def _body(endpoint: Endpoint, call: Call, *, admitted: bool) -> body.Body:
+    headers, most = call.credentials.headers, call.gateway.settings.max_body
+    limit = most if admitted else min(most, STRANGERS_BODY)
+    content_type = headers.get(b"content-type", b"").decode("latin-1")
+    if body.may_hold_files(content_type):
+        store = None
+        if endpoint.uploads and admitted:
+            _authorise(endpoint, call)
+            store = call.store
+        check_length(headers, limit)
+        return await body.read(content_type, chunks(call.receive), limit, store)
+    check_length(headers, limit)
+    data = _arrived(call.scope)
+    if data is None:
+        return await body.read(content_type, chunks(call.receive), limit, None)
+    if len(data) > limit:
+        raise errors.BodyTooLarge(f"The body is larger than {limit} bytes.")
+    return body.whole(content_type, data)
+
+
+def _arrived(scope: HTTPScope) -> bytes | None:
+    """The request's body if all of it came along with its head, as it mostly does."""
+    extension: Any = (scope.get("extensions") or {}).get(ARRIVED)
+    body: bytes | None = extension["body"]() if extension is not None else None
+    return body
 
 
 def _sign_in(endpoint: Endpoint, call: Call) -> None:
