@@ -8,9 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import structlog
-
 from services.errors import StartupError
+from services.logs import logger
 from services.metrics import CONTENT_TYPE
 
 HOST = "127.0.0.1"
@@ -21,7 +20,7 @@ _LARGEST_HEAD = 16 * 1024
 
 Page = Callable[[], Awaitable[bytes]]
 
-log = structlog.get_logger()
+log = logger()
 
 
 @asynccontextmanager

@@ -8,9 +8,16 @@ Logs go to standard error; credentials and job output never do.
 
 import logging
 import sys
+from types import ModuleType
 from typing import Any, TextIO, cast
 
-import structlog
+# structlog brings the library rich along where that is installed, for tracebacks that no service
+# shows: a twentieth of a start and of a service's memory.
+sys.modules.setdefault("rich", cast(ModuleType, None))
+import structlog  # noqa: E402
+
+if sys.modules["rich"] is None:
+    del sys.modules["rich"]
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

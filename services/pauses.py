@@ -6,14 +6,30 @@ is freed without a collection, but for the few objects that refer to each other 
 """
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Young objects are looked at after so many new ones (about a millisecond), those that survived
 # twenty such looks once more (some ten); all of them hardly ever.
 _YOUNG, _OLDER, _ALL = 10_000, 20, 1_000
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """No collections meanwhile, and none that looks later at what was imported.
+
+    Forks then share it for good: a collection writes to every object that it looks at.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.set_threshold(_YOUNG, _OLDER, _ALL)
+        gc.enable()
+
+
 def avoid_pauses() -> None:
-    """No later collection looks at what is there now: for the start, and for when all is folded."""
+    """No later collection looks at what is there now: for when all is folded."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG, _OLDER, _ALL)

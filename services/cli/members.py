@@ -27,11 +27,11 @@ def members(
     if len(setups) > 1:
         yield from _cluster(settings, setups)
         return
-    for kind in ("gateway", "runner", "scheduler"):
+    for kind in ("gateway", "scheduler", "runner"):
         mine: dict[str, object] = {"nats": setups[0].url_for(kind)} if setups else {}
         if settings.metrics_port:
             mine["metrics_port"] = settings.metrics_port + METRICS_PORTS.index(kind)
-        service = serve.prepared(kind)
+        service = serve.SERVICES[kind]
         yield kind, partial(serve.serve, kind, settings.model_copy(update=mine), service)
 
 
@@ -48,7 +48,7 @@ def _cluster(
         mine: dict[str, object] = {"nats": nats, "replicas": len(setups)}
         if settings.metrics_port:
             mine["metrics_port"] = settings.metrics_port + place
-        service = serve.prepared(kind)
+        service = serve.SERVICES[kind]
         if kind == "gateway":
             mine["port"] = settings.port + number
         elif kind == "runner":

@@ -19,7 +19,11 @@ from services import logs
 from services.cli.datadir import prepare_data_dir
 from services.cli.supervise import CANNOT_START
 from services.errors import StartupError
-from services.pauses import avoid_pauses
+from services.ledger.connection import Ledger
+from services.ledger.errors import LedgerError, LedgerUnavailable
+from services.ledger.founding import found
+from services.ledger.streams import ensure_streams
+from services.pauses import importing
 from services.settings import Settings
 
 Service = Callable[[Settings], Coroutine[Any, Any, None]]
@@ -29,6 +33,17 @@ STOP_WAIT = 3.0
 # Another server, or the majority of a cluster, may still be starting.
 LEDGER_WAIT = 60.0
 _RETRY = 0.1
+# What several services use is imported once, before they fork; the rest each imports for itself,
+# which takes no memory of the others, and they do it at the same time.
+_COMMON = (
+    "projections.active_jobs",
+    "projections.event_state",
+    "projections.schedule",
+    "services.exposition",
+    "services.ledger.chunks",
+    "services.ledger.enrolment",
+    "services.snapshots",
+)
 
 
 def serve(name: str, settings: Settings, service: Service, *, patience: float = 0.0) -> int:
@@ -38,13 +53,10 @@ def serve(name: str, settings: Settings, service: Service, *, patience: float = 
     `nats` is the URL itself. What keeps it from starting is told in one sentence on standard
     error; the status is CANNOT_START, or 1 if another try may help.
     """
-    from services.ledger.errors import LedgerError, LedgerUnavailable
-
     logs.configure(name, format=settings.log_format, level=settings.log_level)
     try:
         prepare_data_dir(settings)
         settings = settings.model_copy(update={"nats": settings.nats_url_for(name)})
-        avoid_pauses()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(service(settings), STOP_WAIT + patience))
     except LedgerUnavailable as error:
@@ -57,9 +69,9 @@ def serve(name: str, settings: Settings, service: Service, *, patience: float = 
 
 async def gateway(settings: Settings) -> None:
     """The HTTP API. Founds the ledger if nobody has."""
-    from services.gateway.run import run_gateway
-    from services.gateway.tls import check_certificate
-
+    with importing():
+        from services.gateway.run import run_gateway
+        from services.gateway.tls import check_certificate
     check_certificate(settings)
     await found_ledger(settings)
     await run_gateway(settings)
@@ -67,8 +79,8 @@ async def gateway(settings: Settings) -> None:
 
 async def scheduler(settings: Settings) -> None:
     """Fires, dispatches and completes. Founds the ledger if nobody has."""
-    from services.scheduler.run import run_scheduler
-
+    with importing():
+        from services.scheduler.run import run_scheduler
     await found_ledger(settings)
     await run_scheduler(settings)
 
@@ -83,16 +95,19 @@ async def runner(
     finish: float = 0.0,
 ) -> None:
     """Runs this machine's jobs (flags of `jobledger runner`)."""
-    from services.runner.run import run_runner
-
+    with importing():
+        from services.runner.run import run_runner
     await run_runner(settings, id=id, hostname=hostname, groups=groups, drain=drain, finish=finish)
 
 
-def prepared(name: str) -> Service:
-    """A service by its name, with everything imported that it needs."""
-    importlib.import_module(f"services.{name}.run")
-    services: dict[str, Service] = {"gateway": gateway, "scheduler": scheduler, "runner": runner}
-    return services[name]
+def import_common() -> None:
+    """Have what several services use, before they fork."""
+    with importing():
+        for name in _COMMON:
+            importlib.import_module(name)
+
+
+SERVICES: dict[str, Service] = {"gateway": gateway, "scheduler": scheduler, "runner": runner}
 
 
 async def found_ledger(settings: Settings) -> None:
@@ -101,10 +116,6 @@ async def found_ledger(settings: Settings) -> None:
     Raises LedgerUnavailable if NATS cannot be used for a minute, and what founding raises when
     this is another installation's ledger.
     """
-    from services.ledger.connection import Ledger, LedgerUnavailable
-    from services.ledger.founding import found
-    from services.ledger.streams import ensure_streams
-
     deadline = time.monotonic() + LEDGER_WAIT
     while True:
         try:

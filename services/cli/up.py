@@ -63,8 +63,11 @@ def up(
     ] = 0,
 ) -> None:
     """Everything on one machine. Ctrl-C stops it; running jobs go on."""
-    from services.cli.datadir import end_leftovers, locked, prepare_data_dir
-    from services.settings import load_settings
+    from services.pauses import importing
+
+    with importing():
+        from services.cli.datadir import end_leftovers, locked, prepare_data_dir
+        from services.settings import load_settings
 
     settings = load_settings(
         data_dir=data_dir, port=port, nats=nats, host=host, tls_cert=tls_cert, tls_key=tls_key
@@ -89,9 +92,11 @@ def _keep_running(settings: "Settings", cluster: int, *, verbose: bool) -> None:
             name = f"nats{number}" if cluster else "nats"
             family.start(Child(name, setup.command, last=True))
             watches[name] = setup.log_file
-        # Each import is paid once, here: the services are forks of this process.
+        # While nats-server starts.
         from services.cli.members import members
+        from services.cli.serve import import_common
 
+        import_common()
         for name, work in members(settings, setups):
             family.start(Child(name, work))
         family.run(Readiness(settings).reached, poll=_POLL)

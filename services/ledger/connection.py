@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-import structlog
 from nats.errors import ConnectionClosedError, Error, OutboundBufferLimitError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
@@ -37,6 +36,7 @@ from services.ledger.errors import (
     WrongSequence,
 )
 from services.ledger.replies import Reply, parse_headers
+from services.logs import logger
 from services.metrics import Appending
 
 __all__ = [
@@ -64,7 +64,7 @@ LOOK = 0.05
 UNTOLD = 30.0
 _LATE = Reply(b"", {})
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 
 class Ledger:

@@ -20,13 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from domain.facts import Json
 from services.ledger.authority import Authority
 from services.ledger.credentials import Login
 from services.ledger.errors import StartupError
 from services.ledger.secrets import write_private
+from services.logs import logger
 
 HOST = "127.0.0.1"
 ENROLMENT_KEY = Path("nats") / "enrolment.key"
@@ -38,7 +37,7 @@ _POLL = 0.02
 _PORTS = range(20000, 32000)
 _PR_SET_PDEATHSIG = 1
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 
 @dataclass(frozen=True, slots=True)

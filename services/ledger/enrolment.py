@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from domain.facts import Actor, Json, RunnerEnrolled
 from domain.ids import is_id
 from services.ledger import live
@@ -21,6 +19,7 @@ from services.ledger.authority import Signer
 from services.ledger.credentials import is_user_key
 from services.ledger.embedded import ENROLMENT_KEY
 from services.ledger.errors import LedgerError, StartupError
+from services.logs import logger
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
@@ -30,7 +29,7 @@ QUEUE = "enrolment"
 KEY_VARIABLE = "JOBLEDGER_ENROLMENT_KEY_FILE"
 BY_LOGIN = Actor(type="system", id="enrolment")
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 
 class CannotEnrol(LedgerError):

@@ -10,14 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import structlog
-
 from domain import facts as f
 from domain.audit import RawFact, fact_hash
 from domain.deletion import Gathering, JobFacts, chunk_subjects, job_of, readable
 from domain.subjects import job_subject
 from services.ledger.chunks import purge_chunks
 from services.ledger.raw import raw_at, raw_on, read_raw, remove
+from services.logs import logger
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
@@ -30,7 +29,7 @@ _AT_ONCE = 32
 # of one job stand close together.
 _LAG = 2000
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 
 async def facts_of_job(ledger: "Ledger", sequences: Iterable[int], subject: str) -> list[RawFact]:

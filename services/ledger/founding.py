@@ -11,8 +11,6 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from domain.facts import (
     AccessCreated,
     Actor,
@@ -34,6 +32,7 @@ from services.ledger.secrets import (
     write_private,
 )
 from services.ledger.vault import Vault
+from services.logs import logger
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
@@ -43,7 +42,7 @@ ADMIN_KEY_ID = "kadmin"
 ADMIN_KEY_FILE = "admin.key"
 SYSTEM = Actor(type="system", id="system")
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 
 async def found(ledger: "Ledger", data_dir: Path, now: float) -> LedgerFounded:

@@ -9,17 +9,17 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from domain.facts import Json
 from services.ledger.errors import LedgerUnavailable, NotSent
+from services.logs import logger
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 Listener = Callable[[Json], Awaitable[None]]
 """Gets each message, one after the other."""

@@ -19,12 +19,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-import structlog
-
 from domain.facts import Json, Recorded, UnreadableFact, decode
 from services.ledger import reading
 from services.ledger.errors import AheadOfLedger, LedgerUnavailable, NotSent
 from services.ledger.replies import parse_headers
+from services.logs import logger
 
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
@@ -46,7 +45,7 @@ _SECOND = 1_000_000_000
 # How a status 409 begins that ends one pull and not the consumer.
 _END_OF_PULL = ("Batch Completed", "Message Size Exceeds MaxBytes")
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 _Message = tuple[bytes, bytes, bytes, bytes | None]
 
