@@ -1,96 +1,120 @@
 """What a job costs depending on what else there is: it must not grow.
 
-    python benchmarks/curves.py [--events 0,1000,10000] [--queued 0,10000] [--finished 0,5000]
+    python benchmarks/curves.py [--events 10,100,1000,10000] [--queued 0,1000,10000]
+                                [--finished 0,10000,100000] [--probes 3] [--json FILE]
 
-One installation that grows; after each step the CPU per trivial job, by process, all jobs at
-once (jobs.py). The steps add up: events first, then finished jobs, then jobs that wait.
+CPU per trivial job by process, all jobs at once (jobs.py), medians of the probes, beside so many
+defined events, jobs that wait in a queue, and finished jobs. The latter are written into the ledger
+by generate.py; then an installation is started on it. In minutes on two quiet cores: 100,000
+finished jobs two, 1,000,000 twenty, 100,000 queued ones two.
 """
 
 import argparse
 import asyncio
-import itertools
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from jobs import post, throughput
-from stack import ROLES, Client, Json, Stack, event, machine, print_table, running, write_json
+from client import Client, Json, run
+from generate import fill
+from jobs import medians, post, throughput
+from stack import ROLES, Stack, event, machine, print_table, running, write_json
 
-PROBE = 300
+from services.ledger.embedded import EmbeddedNats
+
 CLIENTS = 16
+# Events that the finished jobs are of.
+EVENTS = 100
+# A gateway reads the ledger before it answers: at least so many finished jobs per second.
+READ = 400
 
 
-async def measure(stack: Stack, args: argparse.Namespace) -> list[Json]:
-    """One row per step."""
-    await throughput(stack, 0, PROBE, CLIENTS)
-    rows = []
-    steps: tuple[tuple[str, str, Any], ...] = (
-        ("events", args.events, _define),
-        ("finished", args.finished, _finish),
-        ("queued", args.queued, _queue),
-    )
-    for what, amounts, grow in steps:
-        there = 0
-        for amount in map(int, amounts.split(",")):
-            await grow(stack, there, amount)
-            there = amount
-            figures = await throughput(stack, 0, PROBE, CLIENTS)
-            rows.append({"what": what, "amount": amount} | figures)
-    await _empty_queue(stack)
+Probe = Callable[[Stack], Awaitable[Json]]
+
+
+def probing(jobs: int, probes: int) -> Probe:
+    """What finds the cost of a job: medians of probes, after a warm-up."""
+
+    async def probe(stack: Stack) -> Json:
+        await throughput(stack, 0, jobs, CLIENTS)
+        return medians([await throughput(stack, 0, jobs, CLIENTS) for _ in range(probes)])
+
+    return probe
+
+
+async def beside_events(stack: Stack, amounts: list[int], probe: Probe) -> list[Json]:
+    """A row for each number of defined events."""
+    rows, there = [], 0
+    for amount in amounts:
+        left = iter(range(there, amount))
+        await asyncio.gather(*(_create(stack, left) for _ in range(CLIENTS)))
+        there = amount
+        rows.append({"what": "events", "amount": amount} | await probe(stack))
     return rows
 
 
-async def _define(stack: Stack, there: int, amount: int) -> None:
-    left = iter(range(there, amount))
-
-    async def create() -> None:
-        async with Client(stack) as client:
-            for number in left:
-                await client.call("create_event/v1", event(f"more{number}"))
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CLIENTS):
-            group.create_task(create())
-
-
-async def _finish(stack: Stack, there: int, amount: int) -> None:
-    if amount > there:
-        await throughput(stack, 0, amount - there, CLIENTS)
-
-
-async def _queue(stack: Stack, there: int, amount: int) -> None:
-    """Jobs that wait behind one that sleeps."""
-    if amount > there:
-        if not there:
-            async with Client(stack) as client:
-                sleeper = event("queue", script="#!/bin/sh\nsleep 600", jobs=1)
-                await client.call("create_event/v1", sleeper)
-                await client.call("run_event/v1", {"id": "queue"})
-        await post(stack, "queue", amount - there, CLIENTS)
-
-
-async def _empty_queue(stack: Stack) -> None:
+async def _create(stack: Stack, left: Iterator[int]) -> None:
     async with Client(stack) as client:
-        live = await client.call("get_active_jobs/v1?event=queue&state=active&limit=0")
-        if live["rows"]:
-            await client.call("flush_event_queue/v1", {"id": "queue"})
-            for row in live["rows"]:
-                await client.call("abort_job/v1", {"id": row["id"]})
-        for _ in itertools.repeat(None, 100):
-            if not (await client.call("get_active_jobs/v1?limit=1"))["list"]["length"]:
-                return
-            await asyncio.sleep(0.1)
+        for number in left:
+            await client.raw("create_event/v1", event(f"more{number}"))
+
+
+async def beside_queued(stack: Stack, amounts: list[int], probe: Probe) -> list[Json]:
+    """A row for each number of jobs that wait behind one that sleeps."""
+    async with Client(stack) as client:
+        await client.call("create_event/v1", event("queue", "#!/bin/sh\nexec sleep 3600", jobs=1))
+        await client.call("run_event/v1", {"id": "queue"})
+    rows, there = [], 0
+    for amount in amounts:
+        await post(stack, "queue", amount - there, CLIENTS)
+        there = amount
+        rows.append({"what": "queued", "amount": amount} | await probe(stack))
+    return rows
+
+
+def beside_finished(amount: int, probe: Probe) -> Json:
+    """The row of so many finished jobs."""
+    with tempfile.TemporaryDirectory(prefix="jobledger-bench-") as folder:
+        home = Path(folder)
+        asyncio.run(_generate(home, amount))
+        began = time.perf_counter()
+        with running(home=home, patience=60 + amount / READ) as stack:
+            ready = time.perf_counter() - began
+            costs = run(probe(stack))
+            return {"what": "finished", "amount": amount, "ready_s": ready} | costs
+
+
+async def _generate(home: Path, jobs: int) -> None:
+    nats = EmbeddedNats(home)
+    await nats.start()
+    try:
+        await fill(nats.url, home, jobs, EVENTS)
+    finally:
+        await nats.stop()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The cost of a job as everything grows.")
-    parser.add_argument("--events", default="0,1000,10000")
-    parser.add_argument("--finished", default="0,5000")
-    parser.add_argument("--queued", default="0,10000")
+    parser.add_argument("--events", default="10,100,1000,10000")
+    parser.add_argument("--queued", default="0,1000,10000")
+    parser.add_argument("--finished", default="0,10000,100000")
+    parser.add_argument("--probes", type=int, default=3)
+    parser.add_argument("--probe", type=int, default=300, help="jobs of a probe")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    events, queued, finished = (
+        [int(amount) for amount in text.split(",") if amount]
+        for text in (args.events, args.queued, args.finished)
+    )
+    probe = probing(args.probe, args.probes)
     before = machine()
-    with running() as stack:
-        rows = asyncio.run(measure(stack, args))
+    rows: list[Json] = []
+    for amounts, beside in ((events, beside_events), (queued, beside_queued)):
+        if amounts:
+            with running() as stack:
+                rows += run(beside(stack, amounts, probe))
+    rows += [beside_finished(amount, probe) for amount in finished]
     table = [
         [
             f"{row['amount']:,} {row['what']}",

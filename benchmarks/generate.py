@@ -131,7 +131,8 @@ async def generate(ledger: Ledger, jobs: int, events: int, now: float) -> int:
             facts = life(number, f"event{place}", made[place], at, first)
             batch += [(f"{first}-{n}", fact) for n, fact in enumerate(facts)]
         end = await ledger.append_all(batch)
-    return end
+    left = f.ServerLeft(at=now, actor=RUNNER, server=SERVER, boot=BOOT)
+    return await ledger.append(left, id=f"history-{end}-left")
 
 
 async def fill(url: str, data_dir: Path, jobs: int, events: int) -> float:

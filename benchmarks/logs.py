@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from client import Client, Json, run
-from stack import Stack, event, facts, machine, percentile, print_table, running, write_json
+from stack import (
+    Stack,
+    event,
+    facts,
+    machine,
+    percentile,
+    print_table,
+    resident,
+    running,
+    write_json,
+)
 
 PAUSE = 0.05
 MEGABYTE = 1_000_000
@@ -117,9 +127,7 @@ def _read_log(stack: Stack, job: str) -> tuple[int, float]:
 
 def _peak(stack: Stack) -> float:
     """Most resident megabytes of the runner so far."""
-    status = Path(f"/proc/{stack.pids()['runner']}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / MEGABYTE
+    return resident(stack.pids()["runner"])[1]
 
 
 def _spread(values: list[float]) -> Json:

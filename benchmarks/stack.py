@@ -10,6 +10,7 @@ comes from the kernel's own counters. Knows nothing of what is measured.
 
 import asyncio
 import json
+import logging
 import math
 import os
 import signal
@@ -25,12 +26,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from client import Client, Json, run
 
 from domain.facts import Fact, decode
 from services.ledger.connection import Ledger
 from services.ledger.raw import read_raw
 from services.settings import load_settings
+
+# What is measured says nothing on the screen that is no warning.
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 SHORT = "#!/bin/sh\ntrue"
 """The trivial job."""
@@ -77,10 +82,7 @@ class Stack:
 
     def memory(self) -> dict[str, float]:
         """Resident megabytes by service."""
-        return {
-            name: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
-            for name, pid in self.pids().items()
-        }
+        return {name: resident(pid)[0] for name, pid in self.pids().items()}
 
 
 def server(url: str, key: str, pid: int | None = None) -> Stack:
@@ -109,12 +111,14 @@ def _tree_cpu(pid: int) -> float:
 
 
 @contextmanager
-def running(*flags: str, home: Path | None = None) -> Iterator[Stack]:
-    """`jobledger up` until the block ends, on `home` or a directory that is thrown away."""
+def running(*flags: str, home: Path | None = None, patience: float = PATIENCE) -> Iterator[Stack]:
+    """`jobledger up` until the block ends, on `home` or a directory that is thrown away.
+
+    It may take `patience` seconds until it is ready.
+    """
     with tempfile.TemporaryDirectory(prefix="jobledger-bench-") as folder:
         home = home or Path(folder) / "data"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
         command = [sys.executable, "-m", "services.cli", "up", *flags]
         up = subprocess.Popen(
@@ -123,15 +127,32 @@ def running(*flags: str, home: Path | None = None) -> Iterator[Stack]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            yield _ready(home, port)
+            yield _ready(home, port, patience)
         finally:
             up.send_signal(signal.SIGINT)
             up.wait()
 
 
-def _ready(home: Path, port: int) -> Stack:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def resident(pid: int) -> tuple[float, float]:
+    """Megabytes of a process in memory: now, and at most so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    kilobytes = {
+        name: rest.split()[0]
+        for name, _, rest in (line.partition(":") for line in status.splitlines())
+        if name in ("VmRSS", "VmHWM")
+    }
+    return int(kilobytes["VmRSS"]) * 1024 / 1e6, int(kilobytes["VmHWM"]) * 1024 / 1e6
+
+
+def _ready(home: Path, port: int, patience: float) -> Stack:
     """The stack, once its API answers and its runner has joined."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         try:
             stack = Stack("127.0.0.1", port, (home / "admin.key").read_text().strip(), home)
@@ -140,7 +161,7 @@ def _ready(home: Path, port: int) -> Stack:
                 return stack
         except (OSError, RuntimeError, ValueError):  # nothing there yet, or only half of it
             pass
-        time.sleep(0.02)
+        time.sleep(0.05)
     raise SystemExit("Jobledger does not start.")
 
 
