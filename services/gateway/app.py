@@ -3,20 +3,13 @@
 What a call does is declared in routes/; how it goes is endpoint.py's.
 """
 
-from typing import Any, cast
-
-from litestar import Litestar, Request, Response, route
-from litestar.enums import HttpMethod
-from litestar.exceptions import HTTPException, NotFoundException
-from litestar.types import ASGIApp
-
-from domain.facts import Json
-from services import logs
 from services.gateway import openapi
+from services.gateway.asgi import ASGIApp, HTTPScope, Receive
 from services.gateway.calls import Calls
 from services.gateway.endpoint import Endpoint, Routes
 from services.gateway.exposure import exposed
 from services.gateway.gateway import Gateway
+from services.gateway.pages import Page, Pages
 from services.gateway.replies import JSON_TYPE, Reply, encode
 from services.gateway.routes import (
     access,
@@ -53,8 +46,6 @@ ROUTES: tuple[Routes, ...] = (
     misc.api,
 )
 
-log = logs.logger("gateway")
-
 
 def endpoints() -> list[Endpoint]:
     """Every call of the API, in the order of its documentation."""
@@ -64,48 +55,15 @@ def endpoints() -> list[Endpoint]:
 def create_app(gateway: Gateway) -> ASGIApp:
     """The application that answers for this gateway, as the network may see it."""
     declared = endpoints()
-    app = Litestar(
-        [
-            _health(gateway),
-            metrics.handler(gateway),
-            files.handler(gateway),
-            *openapi.handlers(declared),
-        ],
-        exception_handlers={HTTPException: _http_error, Exception: _defect},
-        openapi_config=None,
-        logging_config=None,
-    )
-    calls = cast(ASGIApp, Calls(declared, gateway, app))  # nothing but HTTP comes through to it
-    return exposed(calls, gateway.settings)
+    pages = {"/health": _health(gateway), "/metrics": metrics.page_for(gateway)}
+    others = Pages(pages | openapi.pages(declared), {"files": files.page_for(gateway)})
+    return exposed(Calls(declared, gateway, others), gateway.settings)
 
 
-def _health(gateway: Gateway) -> Any:
-    @route("/health", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200)
-    async def health() -> Reply:
+def _health(gateway: Gateway) -> Page:
+    async def health(scope: HTTPScope, receive: Receive) -> Reply:
         body, status = misc.health(gateway.troubles(), gateway.warnings())
         no_store = (b"cache-control", b"no-store")
         return Reply(encode(body) + b"\n", [JSON_TYPE, no_store], status)
 
     return health
-
-
-def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """What Litestar itself refuses: unknown paths and methods."""
-    path = request.scope["path"]
-    if isinstance(error, NotFoundException) and path.startswith("/api/"):
-        body = {"code": 1, "description": f"Unsupported API: {path[5:205]}"}
-        return _plain(body, 200)
-    if isinstance(error, NotFoundException):
-        return Response(b"Not found.\n", media_type="text/plain", status_code=404)
-    return _plain({"code": "api", "description": error.detail}, error.status_code)
-
-
-def _defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    log.error(
-        "a request failed", action="request_failed", path=request.scope["path"], exc_info=error
-    )
-    return _plain({"code": "internal", "description": "The server failed to answer."}, 500)
-
-
-def _plain(body: Json, status: int) -> Response[bytes]:
-    return Response(encode(body) + b"\n", media_type="application/json", status_code=status)

@@ -1,8 +1,6 @@
 """Which call of the API a request is for: `/api/SPACE/NAME`, version or not (api.md 1.1).
 
-A dictionary in front of the application: Litestar's own way to a handler, with its request and
-response, costs more than most calls. It keeps all that is no call: documentation, files, health,
-and what there is not.
+A dictionary, in front of all that is no call: documentation, files, health, and what there is not.
 """
 
 import re
@@ -11,10 +9,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from litestar.types import ASGIApp, HTTPScope, Receive, Send
-
+from services.gateway.asgi import ASGIApp, HTTPScope, Receive, Send
 from services.gateway.endpoint import Endpoint, answer
-from services.gateway.replies import JSON_TYPE, Reply, encode
+from services.gateway.pages import NO_HOST, NOT_ALLOWED
 from services.metrics import Requests
 
 if TYPE_CHECKING:
@@ -37,12 +34,15 @@ class Calls:
         """Answer one request."""
         root, rest = _split(scope["path"])
         named = self._calls.get(root)
-        if named is None or len(rest) > 1 + named[0].tails or not _names_a_host(scope):
+        if not _names_a_host(scope):
+            await NO_HOST(scope, receive, send)
+            return
+        if named is None or len(rest) > 1 + named[0].tails:
             await self._others(scope, receive, send)
             return
         endpoint, requests = named
         if scope["method"] not in METHODS:
-            await _NOT_ALLOWED(scope, receive, send)
+            await NOT_ALLOWED(scope, receive, send)
             return
         began = time.perf_counter()
         reply = await answer(endpoint, self._gateway, scope, receive, rest)
@@ -61,8 +61,3 @@ def _names_a_host(scope: HTTPScope) -> bool:
     """Whether the header `Host`, if it is there, could be a name at all."""
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     return _HOST.fullmatch(host) is not None
-
-
-_NOT_ALLOWED = Reply(
-    encode({"code": "api", "description": "Method Not Allowed"}) + b"\n", [JSON_TYPE], 405
-)
