@@ -17,7 +17,6 @@ import signal
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from services.runner import procfs
 from services.runner.accounts import Account
@@ -76,7 +75,7 @@ class Command:
 
     argv: list[str]
     env: Mapping[str, str]
-    cwd: Path
+    cwd: str
     account: Account | None = None
 
 
@@ -107,20 +106,23 @@ def start(command: Command, tag: str, stdin: bytes, streams: Streams, exits: int
         _ERR: streams.err,
         _EXITS: exits,
     }
-    # Out of the way of the numbers they go to.
-    moved = {number: fcntl.fcntl(fd, _MOVE, _EXITS + 1) for number, fd in wanted.items()}
-    targets = {0: _memory_file("stdin", stdin), _MESSAGES: _memory_file("remarks", b"")} | moved
+    own = [_memory_file("stdin", stdin), _memory_file("remarks", b"")]
+    targets = {0: own[0], _MESSAGES: own[1]} | wanted
     try:
+        for number, descriptor in targets.items():
+            if descriptor <= _EXITS:  # out of the way of the numbers they go to
+                targets[number] = fcntl.fcntl(descriptor, _MOVE, _EXITS + 1)
+                own.append(targets[number])
         if command.account is None:
             return _spawn(command, tag, targets)
         return _spawn_as(command, command.account, tag, targets)
     finally:
-        for descriptor in targets.values():
+        for descriptor in own:
             os.close(descriptor)
 
 
 def _spawn(command: Command, tag: str, targets: Mapping[int, int]) -> int:
-    argv = [SHELL, "-c", WRAPPER, tag, str(command.cwd), str(os.getpid()), *command.argv]
+    argv = [SHELL, "-c", WRAPPER, tag, command.cwd, str(os.getpid()), *command.argv]
     return os.posix_spawn(
         SHELL,
         argv,
@@ -177,13 +179,10 @@ def stderr_of(pid: int) -> int | None:
 
 
 def _memory_file(name: str, content: bytes) -> int:
-    given = os.memfd_create(name)
-    descriptor = fcntl.fcntl(given, _MOVE, _EXITS + 1)
-    os.close(given)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    descriptor = os.memfd_create(name)
+    written = 0
+    while written < len(content):  # which leaves its reader at the beginning
+        written += os.pwrite(descriptor, content[written:], written)
     return descriptor
 
 
@@ -282,8 +281,8 @@ def send(pid: int, number: signal.Signals) -> None:
 def prepare_process() -> None:
     """Make this process fit to start jobs; to be called once.
 
-    Jobs inherit no descriptor that this process was itself given by mistake, and three files
-    can be open per job.
+    Jobs inherit no descriptor that this process was itself given by mistake, three files
+    can be open per job, and those do not get the numbers that the wrapper has for its own.
     """
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -291,3 +290,6 @@ def prepare_process() -> None:
                 os.set_inheritable(int(name), False)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    while (descriptor := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) <= _EXITS:
+        pass
+    os.close(descriptor)

@@ -64,14 +64,14 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
     job = str(document["id"])
     account = job_account(document)
     work = working_directory(spool.work(job), account)
-    job_log = str(spool.output(job, "out"))
+    job_log = spool.output(job, "out")
     variables = environment(
         host.env,
         document,
         secrets=launch.secrets,
         account=account or own_account(),
         job_log=job_log,
-        cwd=str(work),
+        cwd=work,
         base_url=host.base_url,
     )
     script = _script_of(launch)
@@ -79,7 +79,7 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
     argv = _argv(document, path, script, variables.variables, launch.secrets)
     if script is not None:
         _write_script(spool, job, script, account)
-    request = _request(launch, host, cwd=str(work), job_log=job_log)
+    request = _request(launch, host, cwd=work, job_log=job_log)
     return Prepared(
         command=Command(argv, variables.variables, work, account),
         stdin=request,
@@ -116,7 +116,7 @@ def _built_in(document: Json) -> str | None:
     return first[1:-1] if first.startswith("[") and first.endswith("]") else None
 
 
-def working_directory(path: Path, account: Account | None) -> Path:
+def working_directory(path: str, account: Account | None) -> str:
     """The job's own directory, made if it is not there yet."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
@@ -142,7 +142,7 @@ def _write_script(spool: Spool, job: str, script: bytes, account: Account | None
     path = spool.script(job)
     flags = os.O_WRONLY | os.O_CLOEXEC
     if not spool.scripts.put_at(path):
-        path.unlink(missing_ok=True)  # an earlier runner died between this and the start
+        Path(path).unlink(missing_ok=True)  # an earlier runner died between this and the start
         flags |= os.O_CREAT | os.O_EXCL
     descriptor = os.open(path, flags, 0o700)
     try:
@@ -155,7 +155,7 @@ def _write_script(spool: Spool, job: str, script: bytes, account: Account | None
 
 def _argv(
     document: Json,
-    path: Path | None,
+    path: str | None,
     script: bytes | None,
     env: Mapping[str, str],
     secrets: Container[str],
@@ -180,19 +180,21 @@ def _argv(
     except ValueError as error:
         raise CannotStart(f"Child spawn error: {error} in the plugin's command") from error
     argv = [_program(program, env), *(_expand(word, env, secrets) for word in words)]
-    return [*argv, str(path)] if path is not None else argv
+    return [*argv, path] if path is not None else argv
 
 
-def _run_script(path: Path, script: bytes, env: Mapping[str, str]) -> list[str]:
+def _run_script(path: str, script: bytes, env: Mapping[str, str]) -> list[str]:
     """The script itself; /bin/sh runs one that names no interpreter."""
     shebang = _SHEBANG.match(script, 0, 4096)
     if shebang is None:
-        return [SHELL, str(path)]
+        return [SHELL, path]
     _program(os.fsdecode(shebang[1]), env)
-    return [str(path)]
+    return [path]
 
 
 def _program(name: str, env: Mapping[str, str]) -> str:
+    if name.startswith("/") and os.access(name, os.X_OK) and os.path.isfile(name):
+        return os.path.normpath(name)
     found = shutil.which(name, path=env.get("PATH", os.defpath))
     if found is not None:
         return os.path.abspath(found)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from domain.facts import Actor, Blob, JobFinished, JobFinishing, JobStarted, Json
@@ -26,10 +27,10 @@ from services.runner.errors import CannotStart
 from services.runner.inputs import fetch_inputs
 from services.runner.launches import HOOK_PLUGIN, Launch, Launches
 from services.runner.leftovers import Leftovers
-from services.runner.news import JobNews, Outcome, fold_message, live_fields
+from services.runner.news import REPORTS, JobNews, Outcome, fold_message, live_fields
 from services.runner.outbox import Outbox
 from services.runner.output import JobOutput, make_pipe
-from services.runner.reporting import Store
+from services.runner.reporting import NEVER_REPORTED, Store
 from services.runner.reports import shown_report
 from services.runner.results import END_UNSEEN, first_message, reader_for, result
 from services.runner.spool import Entry, Phase, Spool
@@ -43,6 +44,9 @@ LARGE_LOG = 1024 * 1024
 SHOWN_ALWAYS = 8 * 1024
 """Bytes of table and html that every heartbeat may carry; larger ones come with the report."""
 MAX_ACTIVITY = 1000
+SMALL_REPORT = 4096
+"""Characters of a report that is far from being large, whatever they are in JSON."""
+_TAKES_TIME = frozenset({"files", *REPORTS, *NEVER_REPORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,7 @@ class Run:
 
     def later(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do one of the above while the service goes on; a defect ends this job only."""
-        self._task = asyncio.create_task(self._guarded(work), name=f"job {self.entry.job}")
+        self._task = asyncio.create_task(self._worked(work), name=f"job {self.entry.job}")
 
     def cancel(self) -> None:
         """Stop caring for the job, which goes on; the next runner adopts it."""
@@ -195,9 +199,14 @@ class Run:
         if self._child is not None:
             self._child.forget()
 
-    async def _guarded(self, work: Coroutine[Any, Any, Any]) -> None:
-        try:
+    async def _worked(self, work: Coroutine[Any, Any, Any]) -> None:
+        with self._guarded():
             await work
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             log.exception("The runner failed a job", action="job_broke", job=self.entry.job)
             self._report(Outcome("unknown", f"Runner error: {error}", {}), None, {})
@@ -262,7 +271,7 @@ class Run:
             **self._head(entry.started),
             pid=entry.pid,
             started=entry.started,
-            cwd=str(self._desk.spool.work(entry.job)),
+            cwd=self._desk.spool.work(entry.job),
         )
         self._desk.outbox.put(entry.order, f"{entry.order}-started", fact, self._told)
 
@@ -373,22 +382,51 @@ class Run:
         elapsed = time.monotonic() - self._began
         desk.spool.ended(entry.order, status, max(entry.started + elapsed, entry.started))
         self.over.set()
-        self.later(self._finish())
+        with self._guarded():
+            self._finish_soon()
 
     def _conclude_without_process(self, code: int | str, description: str) -> None:
         """The job ends before it had a process."""
         self._desk.spool.ended(self.entry.order, None, time.time())
         self._report(Outcome(code, description, {}), None, {})
 
+    def _finish_soon(self) -> None:
+        """As `_finish`, but at once if nothing has to be waited for: most jobs need no task."""
+        output = self.output
+        assert output is not None
+        work = None
+        if output.poll(time.time(), output.ends()):
+            work = self._finish()
+        else:
+            output.finish()
+            outcome = self._outcome(output)
+            if not self._report_at_once(outcome, output):
+                work = self._store(outcome, output)
+        if work is not None:
+            self._desk.spool.flush()
+            self.later(work)
+
+    def _report_at_once(self, outcome: Outcome, output: JobOutput) -> bool:
+        """Report an end without log, files or large values; whether it is one."""
+        report = outcome.report | self._usage.report()
+        if output.log.size or report.keys() & _TAKES_TIME or len(str(report)) > SMALL_REPORT:
+            return False
+        self._report(Outcome(outcome.code, outcome.description, report), None, {})
+        return True
+
     async def _finish(self) -> None:
         """Read the rest, store log, files and large values, report."""
-        entry, output = self.entry, self.output
+        output = self.output
         assert output is not None
         upto = output.ends()
         while output.poll(time.time(), upto):  # noqa: ASYNC110
             await asyncio.sleep(0)  # others get a turn between two chunks
         output.finish()
-        outcome = self._outcome(output)
+        await self._store(self._outcome(output), output)
+
+    async def _store(self, outcome: Outcome, output: JobOutput) -> None:
+        """Store log, files and large values, report."""
+        entry = self.entry
         if "{{" in str(outcome.report.get("html", "")) and self._launch is None:
             self._launch = await self._fetched()
         report = shown_report(outcome.report, self._expand) | self._usage.report()
@@ -399,7 +437,7 @@ class Run:
         blob = await store.write(entry.job, output.log.chunks) if output.log.size else None
         if named:
             try:
-                work = self._desk.spool.work(entry.job)
+                work = Path(self._desk.spool.work(entry.job))
                 report["files"], remarks = await store.store_files(entry.job, work, named)
             except OSError as error:
                 code, description = "upload", f"Failed to store an output file: {error}"

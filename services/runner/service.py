@@ -66,6 +66,8 @@ LOOK_SHARE = 5.0
 RETRY_WAIT = 0.2
 RETURN_WAIT = 1.0
 LEAVE_WAIT = 1.5
+# For how long jobs are started before anything else has a turn.
+START_SLICE = 0.01
 MAX_LOG_ANSWER = 1024 * 1024
 
 
@@ -350,14 +352,15 @@ class Runner:
         self._outbox.put(order, f"{order}-returned", fact, lambda: None)
 
     def _start_next(self) -> None:
-        """Start one job and let others have a turn before the next."""
-        if not self._starts:
-            return
-        run, launch = self._starts.popleft()
-        run.start(launch)
-        self._busy.set()
+        """Start jobs for a moment and let others have a turn before the next."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + START_SLICE
+        while self._starts and loop.time() < until:
+            run, launch = self._starts.popleft()
+            if run.entry.abort is None:
+                run.start(launch)
         if self._starts:
-            asyncio.get_running_loop().call_soon(self._start_next)
+            loop.call_soon(self._start_next)
 
     def _new_run(self, order: int) -> Run:
         run = Run(self._spool.entries[order], self._desk, self._done)
@@ -379,6 +382,7 @@ class Runner:
             more = False
             for run in list(self.runs.values()):
                 more = run.poll(time.time()) or more
+            self._spool.flush()
             if not (self.runs or self._ended or self._leftovers.sessions):
                 self._busy.clear()
             await asyncio.sleep(0 if more else POLL)

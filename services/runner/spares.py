@@ -29,7 +29,7 @@ class Spares:
 
     def __init__(self, directory: Path, mode: int, most: int) -> None:
         """What an earlier process left in the directory is deleted."""
-        self._directory = directory
+        self._directory = str(directory)
         self._mode = mode
         self._most = most
         self._files: deque[str] = deque()
@@ -40,7 +40,7 @@ class Spares:
         # Somebody who opens a file while we hold a lease on it has us told by a signal.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
 
-    def put_at(self, path: Path) -> bool:
+    def put_at(self, path: str | Path) -> bool:
         """Have an empty file at `path`, in place of what is there; False if there is no spare."""
         try:
             os.rename(self._files.pop(), path)
@@ -48,7 +48,7 @@ class Spares:
             return False
         return True
 
-    def keep(self, path: Path) -> None:
+    def keep(self, path: str | Path) -> None:
         """Take a file that is not needed any more, or delete it. Fine if it does not exist."""
         with suppress(FileNotFoundError):
             spare = f"{self._directory}/{next(self._numbers)}"
@@ -58,7 +58,7 @@ class Spares:
             else:
                 os.unlink(path)
 
-    def _emptied(self, path: Path) -> bool:
+    def _emptied(self, path: str | Path) -> bool:
         """Whether the file is ours alone; it is empty then."""
         try:
             file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

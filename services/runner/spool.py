@@ -9,19 +9,24 @@
     DIR/runner/scripts/  one script file per job that has one
 
 An order and its start are on the disk before the process exists, so nothing runs twice. All
-other lines may be lost with the machine, whose processes are lost as well. Knows no NATS and
-starts nothing.
+other lines may be lost with the machine, whose processes are lost as well; and those whose loss
+only repeats a report may be lost with this process: they wait for the next line. Knows no NATS
+and starts nothing.
 """
 
 import fcntl
+import functools
 import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
+
+from pydantic_core import to_json
 
 from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
 from services.errors import ConfigError
@@ -124,6 +129,7 @@ class Spool:
         Raises ConfigError if another runner uses the directory.
         """
         self.directory = directory
+        self._root = str(directory)
         self.machine = machine
         self.entries: dict[int, Entry] = {}
         self.position = 0
@@ -136,7 +142,9 @@ class Spool:
         for record in self._lines():
             self._fold(record)
         self._journal = -1
+        self._end = 0
         self._size = 0
+        self._late = b""
         self._broken = False
         self._compact()
         self.exits = self._open_exits()
@@ -150,13 +158,13 @@ class Spool:
         """
         records: list[Json] = []
         for order, assigned, mode in orders:
-            starts = {"m": self.machine, "mode": asdict(mode)} if mode else {}
+            starts = {"m": self.machine, "mode": _as_json(mode)} if mode else {}
             records.append({"t": "ordered", "o": order, **starts, "fact": assigned})
         self._write([*records, {"t": "position", "at": position}], sync=bool(records))
 
     def starting(self, order: int, mode: Mode) -> None:
         """The order will be started now; on the disk before this returns."""
-        record = {"t": "starting", "o": order, "m": self.machine, "mode": asdict(mode)}
+        record = {"t": "starting", "o": order, "m": self.machine, "mode": _as_json(mode)}
         self._write([record], sync=True)
 
     def started(self, order: int, pid: int, start_ticks: int, at: float) -> None:
@@ -164,8 +172,8 @@ class Spool:
         self._write([{"t": "started", "o": order, "pid": pid, "ticks": start_ticks, "at": at}])
 
     def told(self, order: int) -> None:
-        """JobStarted is on the ledger."""
-        self._write([{"t": "told", "o": order}])
+        """JobStarted is on the ledger. If this is lost, it is told again."""
+        self._write([{"t": "told", "o": order}], late=True)
 
     def read(self, order: int, stream: Stream, upto: int, at: float) -> None:
         """A stream was read up to `upto` bytes; this fixes the order of the job's log."""
@@ -176,17 +184,17 @@ class Spool:
         self._write([{"t": "abort", "o": order, "why": reason}])
 
     def ended(self, order: int, status: int | None, at: float) -> None:
-        """The order's process is over."""
-        self._write([{"t": "ended", "o": order, "status": status, "at": at}])
+        """The order's process is over; this is written with its report, or by `flush`."""
+        self._write([{"t": "ended", "o": order, "status": status, "at": at}], late=True)
 
     def finished(self, order: int, report: JobFinished) -> None:
         """What will be reported; a repeated report says the same."""
         self._write([{"t": "report", "o": order, "fact": report}])
 
     def reported(self, order: int) -> None:
-        """The ledger has the end of this order: forget it."""
-        self._write([{"t": "reported", "o": order}])
-        if self._size > COMPACT_ABOVE:
+        """The ledger has the end of this order: forget it. If this is lost, it is told again."""
+        self._write([{"t": "reported", "o": order}], late=True)
+        if self._size + len(self._late) > COMPACT_ABOVE:
             self._compact()
             self._rotate_exits()
 
@@ -202,17 +210,17 @@ class Spool:
 
     # --- files ---------------------------------------------------------------------------------
 
-    def output(self, job: str, stream: Stream) -> Path:
-        """The file into which a job's processes write."""
-        return self.directory / "output" / f"{job}.{stream}"
+    def output(self, job: str, stream: Stream) -> str:
+        """The path of the file into which a job's processes write."""
+        return f"{self._root}/output/{job}.{stream}"
 
-    def work(self, job: str) -> Path:
-        """The job's own working directory."""
-        return self.directory / "work" / job
+    def work(self, job: str) -> str:
+        """The path of the job's own working directory."""
+        return f"{self._root}/work/{job}"
 
-    def script(self, job: str) -> Path:
-        """The file of the job's script."""
-        return self.directory / "scripts" / job
+    def script(self, job: str) -> str:
+        """The path of the job's script."""
+        return f"{self._root}/scripts/{job}"
 
     def put_outputs(self, job: str) -> None:
         """Have empty files where a new job will write, as far as there are spare ones."""
@@ -255,8 +263,16 @@ class Spool:
                 _note_exit(found, line.split())
         return found
 
+    def flush(self) -> None:
+        """Write what waits for the next line; to be called now and then."""
+        if self._late:
+            self._write([])
+
     def close(self) -> None:
         """Let go of the files and the lock; fine to call twice."""
+        if self._journal >= 0:
+            self.flush()
+            os.ftruncate(self._journal, self._end)
         for descriptor in (self._journal, self.exits, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -264,18 +280,27 @@ class Spool:
 
     # --- the journal ---------------------------------------------------------------------------
 
-    def _write(self, records: list[Json], *, sync: bool = False) -> None:
-        """Append records and fold them.
+    def _write(self, records: list[Json], *, sync: bool = False, late: bool = False) -> None:
+        """Append records and fold them; `late` ones are written with the next that are not.
 
         What must be on the disk raises OSError if it cannot be, and nothing is folded. Any other
         record is folded all the same; the journal is made anew once there is room again.
         """
-        data = b"".join(_line(record) for record in records)
+        data = self._late + b"".join(map(_line, records))
+        if late:
+            self._late = data
+        else:
+            self._late = b""
+            self._append(data, sync=sync)
+        for record in records:
+            self._fold(record)
+
+    def _append(self, data: bytes, *, sync: bool) -> None:
         try:
             if self._broken:
                 self._compact()
                 self._broken = False
-            write_all(self._journal, data)
+            _write_at(self._journal, data, self._end)
             if sync:
                 os.fdatasync(self._journal)
         except OSError as error:
@@ -283,9 +308,8 @@ class Spool:
             if sync:
                 raise
             log.error("The spool cannot be written", action="spool_broken", reason=str(error))
+        self._end += len(data)
         self._size += len(data)
-        for record in records:
-            self._fold(record)
 
     def _lines(self) -> Iterable[Json]:
         """The readable lines; a torn one (the machine died while writing) tells nothing."""
@@ -293,7 +317,7 @@ class Spool:
             return
         with self._journal_path.open("rb") as file:
             for line in file:
-                record = _record(line)
+                record = _record(line) if line[0] else None  # zeros: room that was not used
                 if record is not None:
                     yield record
 
@@ -335,16 +359,22 @@ class Spool:
                 del self.entries[entry.order]
 
     def _compact(self) -> None:
-        """Write the journal anew with what is still needed; kill-safe by a rename."""
+        """Write the journal anew with what is still needed; kill-safe by a rename.
+
+        It gets its room at once: to lengthen a file is a second write to the disk for each sync.
+        """
         fresh = self.directory / "journal.new"
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        write_all(descriptor, b"".join(_line(record) for record in self._remembered()))
+        data = b"".join(map(_line, self._remembered()))
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        write_all(descriptor, data)
+        with suppress(OSError):
+            os.posix_fallocate(descriptor, 0, len(data) + COMPACT_ABOVE)
         os.fsync(descriptor)
         fresh.rename(self._journal_path)
         _sync_directory(self.directory)
         if self._journal >= 0:
             os.close(self._journal)
-        self._journal, self._size = descriptor, 0
+        self._journal, self._end, self._size, self._late = descriptor, len(data), 0, b""
 
     def _remembered(self) -> Iterable[Json]:
         if self.ledger is not None:
@@ -397,7 +427,7 @@ def _lines_of(entry: Entry) -> Iterable[Json]:
     order = entry.order
     yield {"t": "ordered", "o": order, "fact": entry.assigned}
     if entry.machine:
-        yield {"t": "starting", "o": order, "m": entry.machine, "mode": asdict(entry.mode)}
+        yield {"t": "starting", "o": order, "m": entry.machine, "mode": _as_json(entry.mode)}
     if entry.pid:
         pid, ticks = entry.pid, entry.start_ticks
         yield {"t": "started", "o": order, "pid": pid, "ticks": ticks, "at": entry.started}
@@ -417,10 +447,15 @@ def _line(record: Json) -> bytes:
     """A record as one line; a fact in it keeps the bytes it has on the ledger."""
     fact = record.get("fact")
     if fact is None:
-        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
-    rest = {key: value for key, value in record.items() if key != "fact"}
-    head = json.dumps(rest, separators=(",", ":")).encode()
+        return to_json(record) + b"\n"
+    head = to_json({key: value for key, value in record.items() if key != "fact"})
     return head[:-1] + b',"fact":' + encode(fact) + b"}\n"
+
+
+@functools.cache
+def _as_json(mode: Mode) -> Json:
+    """There are few modes; not to be changed."""
+    return asdict(mode)
 
 
 def _record(line: bytes) -> Json | None:
@@ -461,6 +496,14 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of it at this place of the file, in as many calls as the kernel wants."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def _sync_directory(path: Path) -> None:
