@@ -41,8 +41,9 @@ PATIENCE = 5.0
 # a leader answers nothing at all.
 ANSWER_WAIT = 2.0
 RETRY_WAIT = 0.05
-# Guarded singles in flight beat an atomic batch up to about this many facts (design.md 3.4).
-PIPELINED = 10
+# Guarded singles in flight beat an atomic batch, which the server stages in a directory of its
+# own, up to about this many facts (design.md 3.4).
+PIPELINED = 32
 BATCH_LIMIT = 1000
 
 GUARD = "Nats-Expected-Last-Subject-Sequence"
@@ -152,7 +153,7 @@ async def append_fenced(
     """Record a leader's decisions, (id, fact) in order, if its term still is the last one.
 
     Returns the last fact's sequence. Raises Deposed once `facts.term` has moved on: then any
-    number of the first facts may stand. Up to ten facts are separate writes on a single node;
+    number of the first facts may stand. Up to 32 facts are separate writes on a single node;
     more (and on a replicated stream two or more) stand or fall together, a thousand at a time.
     """
     if not facts:
@@ -203,7 +204,8 @@ async def _exchange_each(
             futures.append(future)  # what was sent must be known
     except NotSent:
         deadline.sent = deadline.sent or bool(futures)
-    for message, future in zip(messages, futures, strict=False):
+    # The last answer comes last: when it is there, the others need no waiting.
+    for message, future in reversed(list(zip(messages, futures, strict=False))):
         try:
             reply = await ledger.answer(future, message.subject, deadline.answer_wait)
             answers[message.id] = json.loads(reply.data)

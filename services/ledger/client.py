@@ -6,6 +6,8 @@ that came are looked through: no queue, no task, no header dictionary in between
 what is sent, nor who awaits an answer.
 """
 
+import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,17 +37,17 @@ class FastClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.direct: dict[int, Handler] = {}
+        self._outgoing: list[bytes] = []
 
     def send(self, subject: str, payload: bytes, headers: bytes = b"", reply: str = "") -> None:
-        """Write a message to the socket, with all else of this turn of the loop.
+        """Send a message, together with all others of this turn of the loop.
 
         Raises OutboundBufferLimitError or ConnectionClosedError without a connection,
         MaxPayloadError, BadSubjectError: then nothing was or will be sent.
         """
         if self.is_closed:
             raise ConnectionClosedError
-        transport = self._transport
-        if not self.is_connected or transport is None:
+        if not self.is_connected:
             raise OutboundBufferLimitError
         if len(payload) > self._max_payload:
             raise MaxPayloadError
@@ -56,17 +58,26 @@ class FastClient(Client):
             head = f"HPUB {subject} {reply} {len(headers)} {len(headers) + size}\r\n"
         else:
             head = f"PUB {subject} {reply} {size}\r\n"
-        try:
-            if self._pending:  # what nats-py wants to send, a new subscription above all
-                transport.writelines(self._pending)
-                self.drop_unsent()
-            transport.write(b"".join((head.encode(), headers, payload, _CRLF)))
-        except RuntimeError as error:  # the transport is closed; nats-py will notice soon
-            raise OutboundBufferLimitError from error
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self.write_out)
+        self._outgoing += (head.encode(), headers, payload, _CRLF)
+
+    def write_out(self) -> None:
+        """Hand everything to the transport at once: each write wakes the server."""
+        if not self.is_connected or self._transport is None:
+            self._outgoing.clear()
+            return
+        outgoing = [*self._pending, *self._outgoing]  # a subscription goes before its request
+        self.drop_unsent()
+        # A transport that was closed just now refuses: who awaits an answer is told of the
+        # broken connection in a moment.
+        with contextlib.suppress(RuntimeError):
+            self._transport.write(b"".join(outgoing))
 
     def drop_unsent(self) -> None:
         """Forget what is not yet on the wire, so that it cannot be sent after a reconnect."""
         self._pending = []
+        self._outgoing.clear()
         self._pending_data_size = 0
 
     async def _read_loop(self) -> None:

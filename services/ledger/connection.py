@@ -322,6 +322,7 @@ class Ledger:
     async def _close(self) -> None:
         self._back.clear()
         self._fail_waiting()
+        self.nc.write_out()
         await self.nc.close()
 
     async def _on_error(self, error: Exception) -> None:

@@ -17,7 +17,7 @@ from domain import acting, completion, multiplex
 from domain import facts as f
 from domain.dispatch import Chosen, NoServer, Situation, decide_start, order
 from domain.facts import Json, Recorded
-from domain.job import WAITING, Job, JobState
+from domain.job import HOLDS_A_SLOT, WAITING, Job, JobState
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from projections.event_state import EventStates
@@ -379,6 +379,8 @@ class Dispatching:
     ) -> Decision:
         self._decided.add(job.id)
         self._freed[job.scope] = None
+        if job.state in HOLDS_A_SLOT:
+            self._taken[job.scope] -= 1  # its slot is given on in the same round
         if self.chooser.limited(job):
             self._fleet_changed = True
         fact = completion.complete(
