@@ -11,12 +11,16 @@ import html
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 import nh3
-from markdown_it import MarkdownIt
 
 from domain.facts import Json
 from services.runner.news import REPORTS
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
 
 MAX_TANGLE = 1_000_000
 """Sum of the number of open elements at each tag; beyond it, html is shown as plain text.
@@ -27,8 +31,6 @@ nested `<div>`, 38 MB out of 30 KB of unclosed `<b>`); a table of 300,000 cells 
 
 MAX_SHOWN = 4 * 1024 * 1024
 """Characters of safe html; the parser repeats unclosed elements, so a little can become much."""
-
-_MARKDOWN = MarkdownIt("gfm-like", {"linkify": False, "html": True})
 
 _TAGS = frozenset(
     "a abbr b blockquote br caption center code col colgroup dd del details dfn div dl dt em "
@@ -81,9 +83,17 @@ def _is_tangled(content: str) -> bool:
     return tangle > MAX_TANGLE
 
 
+@cache
+def _markdown() -> "MarkdownIt":
+    """Made at the first report in Markdown: most runners never see one."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("gfm-like", {"linkify": False, "html": True})
+
+
 def markdown_to_html(content: str) -> str:
     """Markdown (with tables) as safe html."""
-    return safe_html(_MARKDOWN.render(content))
+    return safe_html(_markdown().render(content))
 
 
 def text_to_html(content: str) -> str:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate
 
-import aiosmtplib
 import nh3
-from markdown_it import MarkdownIt
 
 from domain.acting import Outcome
 from domain.facts import Json
@@ -61,6 +59,8 @@ class Mailer:
             return Outcome("email", "Email is not configured (setting mail_host).")
         if self._used_up():
             return Outcome("email", "The maximum number of emails per day was reached.")
+        import aiosmtplib  # not before it is needed: many never send an email
+
         mail = compose(notice, log_tail)
         try:
             await self._deliver(self._message(notice, mail, recipients), recipients)
@@ -96,6 +96,8 @@ class Mailer:
         password = None
         if settings.mail_password_file is not None:
             password = settings.mail_password_file.read_text(encoding="utf-8").strip()
+        import aiosmtplib
+
         await aiosmtplib.send(
             message,
             recipients=recipients,
@@ -128,6 +130,8 @@ def compose(notice: Notice, log_tail: str) -> Mail:
 
 def as_html(markdown: str) -> str:
     """The body as HTML in which nothing of a job's output is active."""
+    from markdown_it import MarkdownIt
+
     return nh3.clean(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown))
 
 

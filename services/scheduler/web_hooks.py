@@ -12,9 +12,8 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import structlog
 
 from domain.acting import Outcome
@@ -38,6 +37,9 @@ LONGEST_TRY = 4
 """Times the timeout, which counts from byte to byte: a receiver that trickles is left alone."""
 SHOWN = 4096  # characters of the answer that are kept
 DAY = 86400
+
+if TYPE_CHECKING:
+    import httpx
 
 log = structlog.get_logger()
 
@@ -131,6 +133,8 @@ class WebHooks:
         )
 
     async def _deliver(self, call: Call) -> Outcome:
+        import httpx  # not before it is needed: it is large, and many never send a web hook
+
         pause = PAUSE
         for attempt in range(call.retries + 1):
             try:
@@ -150,7 +154,7 @@ class WebHooks:
                 pause = min(pause * 2, LONGEST_PAUSE)
         return outcome
 
-    async def _request(self, call: Call) -> httpx.Response:
+    async def _request(self, call: Call) -> "httpx.Response":
         """One try. The answer's body is read no further than what is kept of it."""
         client = self._client(call.unchecked_certificate)
         request = client.stream(
@@ -170,7 +174,9 @@ class WebHooks:
             response.extensions["kept"] = kept[:SHOWN]
             return response
 
-    def _client(self, unchecked: bool) -> httpx.AsyncClient:
+    def _client(self, unchecked: bool) -> "httpx.AsyncClient":
+        import httpx
+
         if unchecked not in self._clients:
             self._clients[unchecked] = httpx.AsyncClient(
                 verify=not unchecked, max_redirects=REDIRECTS
@@ -183,7 +189,7 @@ def _plain(action: Json) -> Json | None:
     return {"url": url, "retries": RETRIES, "timeout": TIMEOUT} if url else None
 
 
-def _outcome(call: Call, response: httpx.Response) -> Outcome:
+def _outcome(call: Call, response: "httpx.Response") -> Outcome:
     status, phrase = response.status_code, response.reason_phrase
     failed = call.fail_on_status and status >= 400
     shown = response.extensions["kept"].decode("utf-8", "replace")
@@ -201,7 +207,7 @@ def _outcome(call: Call, response: httpx.Response) -> Outcome:
     )
 
 
-def _answer(response: httpx.Response, shown: str) -> Json:
+def _answer(response: "httpx.Response", shown: str) -> Json:
     """The receiver's answer as a job's output data."""
     answer: Json = {
         "statusCode": response.status_code,
