@@ -9,7 +9,7 @@ PYTHON = $(shell for name in python3.11 python3.12 python3.13 python3 python; do
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$name; break; }; done)
 
-.PHONY: help install up demo test check format bench chaos clean
+.PHONY: help install up demo test check format bench plots chaos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,18 @@ BENCHMARKS := "api.py --seconds 0.1 --events 100" "jobs.py --jobs 200 --limits 0
 bench: install ## A short pass of all benchmarks (benchmarks/); each prints a table
 	@for program in $(BENCHMARKS); do \
 		echo; echo "== $$program"; $(BIN)/python benchmarks/$$program || exit 1; done
+
+# Measured once, which takes ten minutes: remove a file to have it measured anew.
+PLOTTED := curves replay jobs fires
+
+plots: $(PLOTTED:%=benchmarks/plots/%.json) ## Draw the curves that benchmarks measure, into benchmarks/plots/
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(BIN)/python benchmarks/plots.py $^
+
+benchmarks/plots/%.json: | install
+	@mkdir -p $(@D)
+	$(BIN)/python benchmarks/$*.py --json $@
 
 chaos: install ## The fault suite at full length (ARGS="-k storm --seed 7 --blows 500")
 	$(BIN)/pytest tests/chaos -m 'long or not long' $(ARGS)

@@ -1,6 +1,6 @@
 """What a long history costs: folding it, and each service's start and memory with a full ledger.
 
-    python benchmarks/replay.py [--facts 0,100000] [--json FILE]
+    python benchmarks/replay.py [--facts 0,20000,100000] [--json FILE]
 
 For each length a throw-away ledger is filled (generate.py). In this process: facts per second that
 are decoded, folded by a scheduler, and folded by a gateway with its SQLite file. Then scheduler and
@@ -125,7 +125,7 @@ def _row(what: str, facts: int, began: float, cpu: float) -> Json:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--facts", default="0,100000")
+    parser.add_argument("--facts", default="0,20000,100000")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     before = machine()

@@ -1,0 +1,98 @@
+"""What the benchmarks would measure wrongly without anybody noticing."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+BODY = b'{"code":0,"rows":[1,2,3]}'
+CHUNKS = b"A;note=1\r\n" + BODY[:10] + b"\r\nf\r\n" + BODY[10:] + b"\r\n0\r\n"
+
+REPLIES = {
+    "a length": HEAD + b"Content-Length: 25\r\n\r\n" + BODY,
+    "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS + b"\r\n",
+    "trailers": HEAD + b"transfer-encoding: Chunked\r\n\r\n" + CHUNKS + b"Sum: 7\r\n\r\n",
+}
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+@pytest.mark.parametrize("data", REPLIES.values(), ids=REPLIES.keys())
+def test_a_reply_is_taken_when_its_last_byte_has_come_and_not_before(
+    program: Any, data: bytes
+) -> None:
+    parse = program("client").parse_reply
+
+    assert [parse(data[:end]) for end in range(len(data))] == [None] * len(data)
+    assert parse(data).body == BODY
+    assert parse(data).size == len(data)
+
+
+def test_a_reply_without_a_length_ends_with_its_connection(program: Any) -> None:
+    parse = program("client").parse_reply
+
+    assert parse(HEAD + b"\r\n" + BODY) is None
+    assert parse(HEAD + b"\r\n" + BODY, ended=True).body == BODY
+
+
+def test_a_reply_without_a_body_is_whole_with_its_head(program: Any) -> None:
+    assert program("client").parse_reply(b"HTTP/1.1 204 No Content\r\n\r\n").body == b""
+
+
+@pytest.mark.parametrize("data", REPLIES.values(), ids=REPLIES.keys())
+def test_a_connection_that_ends_within_a_reply_is_no_reply(program: Any, data: bytes) -> None:
+    client = program("client")
+
+    with pytest.raises(client.BadReply):
+        client.parse_reply(data[:-1], ended=True)
+
+
+STREAM = [
+    ("start", {}),
+    ("update", {"xy": 1, "id": "j1", "state": "queued"}),
+    ("update", {"xy": 1, "state": "active"}),
+    ("update", {"xy": 1, "id": "j1", "code": 0}),
+    ("end", {}),
+]
+
+
+def test_a_whole_stream_has_no_flaw(program: Any) -> None:
+    assert program("streams").flaw("j1", STREAM) is None
+
+
+@pytest.mark.parametrize("missing", [0, 1, 3, 4])
+def test_a_stream_that_lacks_an_event_has_a_flaw(program: Any, missing: int) -> None:
+    assert program("streams").flaw("j1", STREAM[:missing] + STREAM[missing + 1 :])
+
+
+def test_a_stream_whose_states_go_backwards_has_a_flaw(program: Any) -> None:
+    assert program("streams").flaw("j1", [STREAM[i] for i in (0, 1, 2, 1, 3, 4)])
+
+
+def test_a_picture_shows_each_line_of_what_was_measured(program: Any) -> None:
+    cpu = dict.fromkeys("nats gateway scheduler runner children all".split(), 1.5)
+    rows = [
+        {"what": what, "amount": amount, "cpu_ms_per_job": cpu}
+        for what, amount in (("events", 10), ("events", 100), ("queued", 0))
+    ]
+
+    found = program("plots").panels(json.loads(json.dumps({"curves": rows, "machine": {}})))
+
+    assert list(found) == ["curves"]
+    events, queued = found["curves"]
+    assert events.lines["gateway"] == [(10, 1.5), (100, 1.5)]
+    assert queued.lines["all"] == [(0, 1.5)]
