@@ -26,6 +26,7 @@ from services.gateway.failures import Failures
 from services.gateway.jobs import Seen
 from services.gateway.live import LiveData
 from services.gateway.logins import Logins
+from services.gateway.turns import Turns
 from services.gateway.views import REPEATABLE, Views
 from services.ledger.connection import Ledger, LedgerUnavailable, WrongSequence
 from services.ledger.enrolment import enrolment_signer
@@ -45,8 +46,10 @@ ANSWERED_WITHIN = 10.0
 # Wrong magic links from one address, and within how many seconds.
 MOST_GUESSES = 100
 GUESSES_WITHIN = 60.0
-# Deciding again when somebody else wrote first.
+# Deciding again when somebody else wrote first: another gateway, or a scheduler.
 TRIES = 8
+# Changes of one object wait for each other, but not behind those that get no answer (seconds).
+TURN_WITHIN = 5.0
 DISK_FULL = "The disk is nearly full: nothing more is recorded."
 
 
@@ -88,7 +91,7 @@ class Gateway:
         self.stopping = asyncio.Event()
         self._started = False
         self._ids = 0
-        self._repeated: dict[str, asyncio.Lock] = {}
+        self._turns = Turns()
         self._disk = DiskReserve(settings.data_dir, settings.disk_reserve)
 
     # --- ids ---------------------------------------------------------------------------------
@@ -122,15 +125,10 @@ class Gateway:
         command = self.command_id(call)
         if not command.startswith(REPEATABLE):
             return await self._submit_once(call, command, decide)
-        lock = self._repeated.setdefault(command, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._first_effect(call, command) or await self._submit_once(
-                    call, command, decide
-                )
-        finally:
-            if not lock.locked():
-                self._repeated.pop(command, None)
+        async with self._turns.of(command):
+            return await self._first_effect(call, command) or await self._submit_once(
+                call, command, decide
+            )
 
     async def _first_effect(self, call: "Call", command: str) -> Recorded | None:
         sequence = self.views.commands.get(command)
@@ -143,9 +141,18 @@ class Gateway:
         self, call: "Call", command: str, decide: Callable[[], Decision]
     ) -> Recorded:
         self.check_disk()
+        decision = decide()
+        if decision.expect is None:
+            return await self._record(call, command, decision, decide)
+        async with self._turns.of(subject_of(decision.fact), TURN_WITHIN) as waited:
+            return await self._record(call, command, decide() if waited else decision, decide)
+
+    async def _record(
+        self, call: "Call", command: str, decision: Decision, decide: Callable[[], Decision]
+    ) -> Recorded:
+        """Append the decision, or what is decided instead once others have written."""
         floor = 0
         for _ in range(TRIES):
-            decision = decide()
             fact = decision.fact.model_copy(update={"cause": command})
             expect = None if decision.expect is None else max(decision.expect, floor)
             try:
@@ -153,6 +160,7 @@ class Gateway:
             except WrongSequence as wrong:
                 floor = wrong.last or await self.ledger.end()
                 await self.reached(floor)
+                decision = decide()
                 continue
             call.sequence = sequence
             await self.reached(sequence)
