@@ -67,7 +67,8 @@ class Credentials:
         return bool(self.csrf if self.session else self.api_key)
 
     def _header(self, name: bytes) -> str:
-        return self.headers.get(name, b"").decode("latin-1").strip()
+        value = self.headers.get(name)
+        return value.decode("latin-1").strip() if value else ""
 
 
 class KeyRates:

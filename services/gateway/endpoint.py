@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _VERSION = re.compile(r"v\d+", re.ASCII)
 _NOTHING = Params({})
+_NO_BODY = body.Body()
 # A call that is not answered within so many seconds is given up (not one that waits for a job).
 PATIENCE = 60.0
 # Bodies of callers who are not known before theirs is read: credentials may be in it.
@@ -234,6 +235,8 @@ async def answer(
 
 async def _handled(endpoint: Endpoint, call: Call, arguments: list[Any]) -> Answer:
     """The handler's answer, if it comes in time."""
+    if endpoint.patience is None:
+        return await endpoint.handler(call, *arguments)
     try:
         async with asyncio.timeout(endpoint.patience) as limit:
             return await endpoint.handler(call, *arguments)
@@ -258,13 +261,14 @@ async def _admit(endpoint: Endpoint, call: Call) -> None:
     scope, given = call.scope, call.credentials
     headers, problem = given.headers, None
     query: Json = {}
-    sent = body.Body()
-    try:
-        query = body.query_values(scope["query_string"])
-        given.reserved.update(body.reserved_of(query))
-        given.reserved.pop("session_id", None)  # a session in a URL would end up in logs
-    except DomainError as error:
-        problem = error
+    sent = _NO_BODY
+    if scope["query_string"]:
+        try:
+            query = body.query_values(scope["query_string"])
+            given.reserved.update(body.reserved_of(query))
+            given.reserved.pop("session_id", None)  # a session in a URL would end up in logs
+        except DomainError as error:
+            problem = error
     if endpoint.gate is not None:
         endpoint.gate(call)
     early = not endpoint.open and given.complete

@@ -5,7 +5,6 @@ holds only a fingerprint of it (design.md 10).
 """
 
 import base64
-import hashlib
 import hmac
 import os
 import secrets
@@ -103,4 +102,4 @@ def write_private(file: Path, content: bytes, *, replace: bool) -> bool:
 
 
 def _digest(secret: bytes, purpose: str) -> bytes:
-    return hmac.new(secret, purpose.encode(), hashlib.sha256).digest()
+    return hmac.digest(secret, purpose.encode(), "sha256")

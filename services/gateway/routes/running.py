@@ -50,8 +50,9 @@ def _launch(params: Params) -> Json:
         _unflatten(values, name)
     if "params" in values and not isinstance(values["params"], dict):
         values["params"] = {}
+    flags = Params(values)
     for name in ("test", "test_actions", "test_limits", "priority"):
-        values[name] = Params(values, frozenset()).flag(name)
+        values[name] = flags.flag(name)
     if "input" in values:
         _checked_input(values["input"])
     if not isinstance(values.get("test_conditions"), list | None):
