@@ -1,12 +1,17 @@
-"""How long the leader's clockwork takes: `python -m benchmarks.firing [EVENTS]`.
+"""How long the leader's clockwork takes, without NATS: folds and decisions about fires.
 
-Prints a table: the begin of a term, a minute in which 2,000 events are due, a tick, the preview.
-Knows no NATS: facts are folded, decisions are thrown away.
+    python benchmarks/firing.py [EVENTS] [--json FILE]
+
+The begin of a term, a minute in which 2,000 events are due, a tick, the preview: facts are folded,
+decisions are thrown away. fires.py measures fires through a whole installation.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from stack import machine, print_table, write_json
 
 from domain import facts as f
 from domain.subjects import subject_of
@@ -24,8 +29,15 @@ DUE_TOGETHER = 2000
 WHO = f.Actor(type="system", id="bench")
 
 
-def main(events: int) -> None:
-    """Measure and print."""
+def measure(events: int) -> dict[str, float]:
+    """Milliseconds of each step."""
+    took: dict[str, float] = {}
+
+    def step(name: str, work: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        work()
+        took[name] = 1000 * (time.perf_counter() - started)
+
     facts = _facts(events)
     definitions = Definitions()
     schedule = Schedule(definitions, zone="UTC", dst_policy="literal")
@@ -44,22 +56,23 @@ def main(events: int) -> None:
 
     fold([f.CatalogCreated(at=0, actor=WHO, type="category", id="general", record={})])
     fold([f.CatalogCreated(at=0, actor=WHO, type="plugin", id="shellplug", record={})])
-    _row(f"fold {events} events", lambda: fold(facts))
+    step(f"fold {events} events", lambda: fold(facts))
     avoid_pauses()
-    _row("begin a term", lambda: firing.begin(WHO, NOON - 10))
+    step("begin a term", lambda: firing.begin(WHO, NOON - 10))
     decided: list[f.Fact] = []
-    _row(f"decide {DUE_TOGETHER} due together", lambda: decided.extend(due()))
+    step(f"decide {DUE_TOGETHER} due together", lambda: decided.extend(due()))
     assert sum(isinstance(fact, f.JobRequested) for fact in decided) == DUE_TOGETHER
-    _row("find out when these are due next", firing.next_due)
-    _row(f"fold {len(decided)} decisions", lambda: fold(decided))
-    _row("begin the next term", lambda: firing.begin(WHO, NOON + 1))
+    step("find out when these are due next", firing.next_due)
+    step(f"fold {len(decided)} decisions", lambda: fold(decided))
+    step("begin the next term", lambda: firing.begin(WHO, NOON + 1))
     tick = f.TickFired(at=NOON + 2, actor=WHO, cause=schedule.position, evaluated=NOON + 2)
-    _row("fold a tick", lambda: fold([tick]))
+    step("fold a tick", lambda: fold([tick]))
     preview = Preview(schedule)
-    _row("preview of 100 rows", lambda: preview.rows(NOON + 3))
-    _row("the same once more", lambda: preview.rows(NOON + 4))
+    step("preview of 100 rows", lambda: preview.rows(NOON + 3))
+    step("the same once more", lambda: preview.rows(NOON + 4))
     switches = [f.MasterSwitched(at=NOON + s, actor=WHO, enabled=s == 5) for s in (4, 5)]
-    _row("scheduling off and on", lambda: fold(switches))
+    step("scheduling off and on", lambda: fold(switches))
+    return took
 
 
 def _facts(events: int) -> list[f.Fact]:
@@ -90,11 +103,16 @@ def _facts(events: int) -> list[f.Fact]:
     ]
 
 
-def _row(name: str, work: Callable[[], object]) -> None:
-    started = time.perf_counter()
-    work()
-    print(f"{name:<32} {1000 * (time.perf_counter() - started):9.1f} ms")
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The leader's clockwork.")
+    parser.add_argument("events", type=int, nargs="?", default=10_000)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    took = measure(args.events)
+    title = f"Fires, in process; {machine()}"
+    print_table(title, ["", "ms"], [[name, ms] for name, ms in took.items()])
+    write_json(args.json, {"firing": took})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+    main()

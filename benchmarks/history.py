@@ -1,12 +1,14 @@
-"""The view of finished jobs: how fast it is folded and searched; prints two tables.
+"""The view of finished jobs: how fast it is folded and searched.
 
-python benchmarks/history.py [JOBS]
+python benchmarks/history.py [JOBS] [--json FILE]
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
+
+from stack import machine, print_table, write_json
 
 from domain import facts as f
 from domain.facts import Json, Recorded
@@ -15,7 +17,6 @@ from projections.history import History
 from projections.search import Calendar
 from projections.store import open_store
 
-JOBS = 100_000
 BATCHES = (1, 50, 1000)
 QUERIES = (
     "*",
@@ -54,20 +55,29 @@ def fold(folder: Path, batch: int, jobs: int) -> tuple[History, float]:
     return history, jobs / (time.perf_counter() - began)
 
 
-def main(most: int) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The view of finished jobs.")
+    parser.add_argument("jobs", type=int, nargs="?", default=100_000)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    most, before = args.jobs, machine()
+    folded: dict[int, float] = {}
+    searched: list[Json] = []
     with tempfile.TemporaryDirectory(prefix="jobledger-bench-") as name:
-        print("jobs per transaction    jobs/s")
         for batch in BATCHES:
             jobs = most if batch == BATCHES[-1] else min(most, 5000 * batch)
-            history, rate = fold(Path(name), batch, jobs)
-            print(f"{batch:20} {rate:9,.0f}")
-        print(f"\nsearch in {most:,} jobs, 50 rows       hits       ms")
+            history, folded[batch] = fold(Path(name), batch, jobs)
         for query in QUERIES:
             began = time.perf_counter()
             page = history.search(query, Calendar(START), limit=50)
             took = (time.perf_counter() - began) * 1000
-            print(f"{query:32} {page.length:10,} {took:8.1f}")
+            searched.append({"query": query, "hits": page.length, "ms": took})
+    rates: list[list[object]] = [[f"{batch:,}", rate] for batch, rate in folded.items()]
+    print_table(f"Finished jobs, folded; {before}", ["jobs per transaction", "jobs/s"], rates)
+    found = [list(row.values()) for row in searched]
+    print_table(f"A search in {most:,} jobs for 50 rows", ["query", "hits", "ms"], found)
+    write_json(args.json, {"history": {"jobs_per_second": folded, "searches": searched}})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS)
+    main()

@@ -89,9 +89,9 @@ def draw(name: str, diagrams: list[Panel], folder: Path) -> Path:
         axes = figure.add_subplot(1, len(diagrams), number + 1)
         for line, points in panel.lines.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line)
-        most = max(x for points in panel.lines.values() for x, _ in points)
-        if most > 100:
-            axes.set_xscale("symlog", linthresh=1)
+        amounts = {x for points in panel.lines.values() for x, _ in points if x}
+        if max(amounts) > 100:
+            axes.set_xscale("symlog", linthresh=min(amounts))
         axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

@@ -236,16 +236,18 @@ def machine() -> Json:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table on standard output; numbers to the right."""
+    """A table on standard output, below its title; numbers to the right."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
         table.add_row(*(f"{x:,.2f}" if isinstance(x, float) else str(x) for x in row))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(title, highlight=False)
+    console.print(table)
 
 
 def write_json(path: Path | None, results: Json) -> None:

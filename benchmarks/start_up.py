@@ -1,12 +1,12 @@
 """How long `jobledger up` takes from nothing: to the first accepted job, and to its end.
 
-    python benchmarks/start_up.py [RUNS]
+    python benchmarks/start_up.py [RUNS] [--json FILE]
 
-A throw-away directory each time; prints a table.
+A throw-away directory each time. Not with stack.running, which waits until all is ready.
 """
 
+import argparse
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,33 +15,18 @@ from pathlib import Path
 from statistics import median
 
 import httpx
+from stack import event, free_port, machine, print_table, write_json
 
-RUNS = 5
 PATIENCE = 60.0
-EVENT = {
-    "id": "first",
-    "title": "First",
-    "enabled": True,
-    "category": "general",
-    "targets": ["main"],
-    "algo": "random",
-    "plugin": "shellplug",
-    "params": {"script": "#!/bin/sh\ntrue"},
-    "triggers": [{"type": "manual", "enabled": True}],
-    # Until the runner has joined the job waits.
-    "limits": [
-        {"type": "job", "enabled": True, "amount": 1},
-        {"type": "queue", "enabled": True, "amount": 1},
-    ],
-}
+# Until the runner has joined the job waits in the queue.
+EVENT = event("first", jobs=1)
 
 
 def measure() -> tuple[float, float, float]:
     """Seconds to the first accepted job, to its end, and for a clean stop."""
     with tempfile.TemporaryDirectory(prefix="jobledger-bench-") as folder:
         home = Path(folder) / "data"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [sys.executable, "-m", "services.cli", "up"]
         began = time.perf_counter()
         up = subprocess.Popen(
@@ -76,14 +61,22 @@ def first_job(api: httpx.Client, home: Path) -> str:
     raise SystemExit("The API took no job.")
 
 
-def main(runs: int) -> None:
-    rows = [measure() for _ in range(runs)]
-    print(f"{runs} starts from nothing, seconds        median     best")
-    for name, values in zip(
-        ("job accepted", "job ended", "clean stop"), zip(*rows, strict=True), strict=True
-    ):
-        print(f"{name:32} {median(values):12.2f} {min(values):8.2f}")
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The time of a start.")
+    parser.add_argument("runs", type=int, nargs="?", default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    before = machine()
+    runs = [measure() for _ in range(args.runs)]
+    names = ("job accepted", "job ended", "clean stop")
+    rows: list[list[object]] = [
+        [name, median(values), min(values)]
+        for name, values in zip(names, zip(*runs, strict=True), strict=True)
+    ]
+    title = f"{args.runs} starts from nothing; {before}"
+    print_table(title, ["seconds until", "median", "best"], rows)
+    write_json(args.json, {"start_up": {name: middle for name, middle, _ in rows}})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else RUNS)
+    main()
