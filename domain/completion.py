@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from domain import facts as f
 from domain.facts import Json
 from domain.ids import derived_job_id
@@ -92,21 +94,20 @@ def retry_request(
     the first attempt.
     """
     request = job.request
-    return request.model_copy(
-        update={
-            "at": now,
-            "actor": actor,
-            "cause": job.version,
-            "job": retry.job,
-            "made_of": made_of,
-            "until": retry.until,
-            "wait": "retry_delay" if retry.until is not None else None,
-            "retry_count": request.retry_count + 1,
-            "retry_prev": job.id,
-            "first_attempt": request.first_attempt or job.id,
-            "fire": None,
-            "counters": None,
-        }
+    return replace(
+        request,
+        at=now,
+        actor=actor,
+        cause=job.version,
+        job=retry.job,
+        made_of=made_of,
+        until=retry.until,
+        wait="retry_delay" if retry.until is not None else None,
+        retry_count=request.retry_count + 1,
+        retry_prev=job.id,
+        first_attempt=request.first_attempt or job.id,
+        fire=None,
+        counters=None,
     )
 
 

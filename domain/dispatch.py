@@ -126,7 +126,7 @@ def launch_of(job: Job) -> Json:
 
     `changes` is left out where nothing did: start actions, params given when it was resumed.
     """
-    launch = job.request.model_dump(mode="json", exclude_defaults=True)
+    launch = f.to_plain(job.request)
     changes = {k: v for k, v in job.changes.items() if k not in ("limits", "jobs")}
     return launch | ({"changes": changes} if changes else {})
 

@@ -27,7 +27,15 @@ from domain.checks import (
 from domain.commands import CreateEvent, DeleteEvent, RevertEvent, UpdateEvent
 from domain.errors import BadRequest, event_rule
 from domain.expressions import parse
-from domain.facts import Actor, Counters, EventCreated, EventDeleted, EventUpdated, Json
+from domain.facts import (
+    Actor,
+    Counters,
+    EventCreated,
+    EventDeleted,
+    EventUpdated,
+    Json,
+    to_plain,
+)
 from domain.ids import check_id
 from domain.known import Known
 from domain.limits import check_limits
@@ -182,7 +190,7 @@ def change_summary(fact: EventCreated | EventUpdated | EventDeleted) -> str:
         case EventDeleted():
             return "Deleted"
         case EventUpdated():
-            counters = fact.counters.model_dump(exclude_none=True) if fact.counters else {}
+            counters = to_plain(fact.counters) if fact.counters else {}
             names = ", ".join([*fact.changed, *counters])
             return f"Updated {names}" if names else "Saved without changes"
 

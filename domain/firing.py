@@ -63,7 +63,7 @@ def launch_of_fire(
     plugin = fire.plugin
     return Launch(
         event=event,
-        key=f.FireKey(anchor=anchor, trigger=fire.trigger, due=fire.due),
+        key=f.FireKey(anchor=anchor, trigger=fire.trigger, due=float(fire.due)),
         made_of=made_of,
         username=str(definition.get("username") or ""),
         source="scheduler" if plugin is None else "plugin",
@@ -100,7 +100,7 @@ def launch_of_startup(
 
 def requested(launch: Launch, *, actor: f.Actor, at: float, not_before: float) -> f.JobRequested:
     """The job is wanted, to start no earlier than `not_before` (Unix seconds, 0: at once)."""
-    until = max(launch.until or 0.0, not_before) or None
+    until = float(max(launch.until or 0.0, not_before)) or None
     return f.JobRequested(
         at=at,
         actor=actor,
@@ -112,7 +112,7 @@ def requested(launch: Launch, *, actor: f.Actor, at: float, not_before: float) -
         stype=launch.stype,
         splugin=launch.splugin,
         username=launch.username,
-        now=launch.now,
+        now=float(launch.now),
         overrides={"params": launch.params} if launch.params else {},
         add_tags=list(launch.tags),
         input=_input(launch),
@@ -134,7 +134,7 @@ def rejected(launch: Launch, reason: str, *, actor: f.Actor, at: float) -> f.Lau
         event=launch.event,
         job=launch.job,
         reason=reason,
-        now=launch.now,
+        now=float(launch.now),
         source=launch.source,
         fire=launch.key,
         counters=launch.counters,

@@ -6,6 +6,8 @@ Pure decisions of the parent's owner. A child is an ordinary job that carries `w
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from domain import facts as f
 from domain.completion import Result, aborted
 from domain.facts import Json
@@ -49,25 +51,24 @@ def child_request(parent: Job, child: f.Child, *, now: float, actor: f.Actor) ->
     """The request of one child: the parent's own, bound to one server."""
     request = parent.request
     overrides = request.overrides | {"targets": [child.server], "algo": "prefer_first_natural"}
-    return request.model_copy(
-        update={
-            "at": now,
-            "actor": actor,
-            "cause": parent.version,
-            "job": child.job,
-            "overrides": overrides,
-            "source": "workflow",
-            "type": None,
-            "workflow": {"job": parent.id, "event": parent.event, "node": NODE},
-            "until": child.until,
-            "wait": "start_delay" if child.until is not None else None,
-            "retry_count": 0,
-            "retry_prev": None,
-            "first_attempt": None,
-            "priority": False,
-            "fire": None,
-            "counters": None,
-        }
+    return replace(
+        request,
+        at=now,
+        actor=actor,
+        cause=parent.version,
+        job=child.job,
+        overrides=overrides,
+        source="workflow",
+        type=None,
+        workflow={"job": parent.id, "event": parent.event, "node": NODE},
+        until=child.until,
+        wait="start_delay" if child.until is not None else None,
+        retry_count=0,
+        retry_prev=None,
+        first_attempt=None,
+        priority=False,
+        fire=None,
+        counters=None,
     )
 
 

@@ -103,17 +103,21 @@ def fire(job: Job, fired: Fired, *, now: float, actor: f.Actor) -> list[f.Fact]:
     tags = [tag for tag in fired.limit.get("tags") or [] if isinstance(tag, str)]
     if tags:
         changes["tags"] = list(dict.fromkeys([*(job.value("tags") or []), *tags]))
-    common = {"at": now, "actor": actor, "cause": job.version, "event": job.event, "job": job.id}
-    facts: list[f.Fact] = [
-        f.JobChanged.model_validate(common | {"changes": changes, "note": fired.message})
-    ]
+    common: Json = {
+        "at": now,
+        "actor": actor,
+        "cause": job.version,
+        "event": job.event,
+        "job": job.id,
+    }
+    facts: list[f.Fact] = [f.JobChanged(**common, changes=changes, note=fired.message)]
     for place, notice in _notices(fired):
         index = fired.index * 2 + place
-        content = {"stage": LIMIT, "index": index, "action": notice}
-        facts.append(f.ActionStarted.model_validate(common | content))
+        content: Json = {"stage": LIMIT, "index": index, "action": notice}
+        facts.append(f.ActionStarted(**common, **content))
     if fired.aborts and job.server is not None:
-        order = {"server": job.server, "order": job.order, "reason": fired.message}
-        facts.append(f.JobAbortOrdered.model_validate(common | order | {"retry_ok": True}))
+        order: Json = {"server": job.server, "order": job.order, "reason": fired.message}
+        facts.append(f.JobAbortOrdered(**common, **order, retry_ok=True))
     return facts
 
 

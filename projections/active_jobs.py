@@ -7,11 +7,8 @@ that made it final and is handed to whoever keeps history. Knows nothing of how 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_type_hints
 
-from msgspec.structs import asdict, replace
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import core_schema
+from msgspec.structs import replace
 
 from domain import facts as f
 from domain.assembly import NOTHING, JobSpec, assemble
@@ -42,48 +39,16 @@ class Scope:
 _NO_SPEC = JobSpec({}, frozenset(), "", 0, 0, 0, 0.0, None, False)
 
 
-class _Fields:
-    """How pydantic writes and reads a Job: by its fields.
+@dataclass(frozen=True, slots=True)
+class StoredJobs:
+    """What a snapshot keeps of ActiveJobs; `owed` names followers by their place in `owners`.
 
     What a job is made of follows from its request: it is assembled again, not stored.
     """
 
-    @staticmethod
-    def __get_pydantic_core_schema__(
-        source: type[Job], handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        fields = core_schema.typed_dict_schema(
-            {
-                name: core_schema.typed_dict_field(handler.generate_schema(hint))
-                for name, hint in get_type_hints(source).items()
-                if name != "spec"
-            }
-        )
-        return core_schema.no_info_after_validator_function(
-            lambda values: Job(spec=_NO_SPEC, **values),
-            fields,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                _values, return_schema=fields
-            ),
-        )
-
-
-def _values(job: Job) -> dict[str, Any]:
-    values = asdict(job)
-    del values["spec"]
-    return values
-
-
-_Specless = Annotated[Job, _Fields]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredJobs:
-    """What a snapshot keeps of ActiveJobs; `owed` names followers by their place in `owners`."""
-
     position: int
-    jobs: dict[str, _Specless]
-    owners: list[_Specless]
+    jobs: dict[str, Job]
+    owners: list[Job]
     owed: dict[str, int]
     results: dict[str, dict[str, Json]]
 
@@ -137,8 +102,8 @@ class ActiveJobs:
         places = {key: place for place, key in enumerate(owners)}
         return StoredJobs(
             position=self.position,
-            jobs=dict(self.jobs),
-            owners=list(owners.values()),
+            jobs={id: replace(job, spec=_NO_SPEC) for id, job in self.jobs.items()},
+            owners=[replace(job, spec=_NO_SPEC) for job in owners.values()],
             owed={follower: places[id(job)] for follower, job in self.owed.items()},
             results={parent: dict(ended) for parent, ended in self.results.items()},
         )

@@ -107,9 +107,9 @@ def _reported(shown: Json, finished: f.JobFinished) -> None:
     shown |= {key: finished.report[key] for key in _FINAL if key in finished.report}
     shown["log_file_size"] = finished.log.size if finished.log else 0
     if finished.log is not None:
-        shown[LOG_KEY] = finished.log.model_dump()
+        shown[LOG_KEY] = f.to_plain(finished.log)
     if finished.large:
-        shown[LARGE_KEY] = {key: blob.model_dump() for key, blob in finished.large.items()}
+        shown[LARGE_KEY] = {key: f.to_plain(blob) for key, blob in finished.large.items()}
 
 
 def _final(shown: Json, job: Job, final: f.JobCompleted) -> None:

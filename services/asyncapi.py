@@ -7,12 +7,12 @@ the document cannot say what is not so. Knows nothing of NATS connections.
 import types
 from collections.abc import Mapping
 from importlib.metadata import version
+from inspect import cleandoc
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic.json_schema import models_json_schema
+import msgspec
 
-from domain.facts import KINDS, FactBase, Json, decode, encode
+from domain.facts import KINDS, Fact, FactBase, Json, Part, decode, encode, from_plain
 from domain.subjects import subject_of
 
 # What a subscriber may follow (nats/permissions/subscriber.json), and what it finds there.
@@ -93,10 +93,11 @@ _EXAMPLES: dict[str, Any] = {
 def document() -> Json:
     """The AsyncAPI document."""
     shown = {kind: model for kind, model in KINDS.items() if channel_of(example(kind)) is not None}
-    _, schemas = models_json_schema(
-        [(model, "validation") for model in shown.values()],
-        ref_template="#/components/schemas/{model}",
+    _, schemas = msgspec.json.schema_components(
+        shown.values(), ref_template="#/components/schemas/{name}"
     )
+    for schema in schemas.values():
+        schema["description"] = cleandoc(schema["description"])
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -117,14 +118,14 @@ def document() -> Json:
         },
         "components": {
             "messages": {kind: _message(kind, model) for kind, model in shown.items()},
-            "schemas": schemas["$defs"],
+            "schemas": schemas,
         },
     }
 
 
-def channel_of(fact: FactBase) -> str | None:
+def channel_of(fact: Fact) -> str | None:
     """The address under which subscribers see a fact; None if they do not."""
-    parts = subject_of(fact).split(".")  # type: ignore[arg-type]
+    parts = subject_of(fact).split(".")
     for address in CHANNELS:
         pattern = address.split(".")
         fits = len(pattern) == len(parts) and all(
@@ -136,15 +137,15 @@ def channel_of(fact: FactBase) -> str | None:
     return None
 
 
-def example(kind: str) -> FactBase:
+def example(kind: str) -> Fact:
     """A fact of this kind with its required fields filled in."""
-    model = KINDS[kind]
-    fields = {
-        name: _value(name, field.annotation)
-        for name, field in model.model_fields.items()
-        if field.is_required()
-    }
-    return decode(encode(model.model_validate(fields)))  # type: ignore[arg-type]
+    fact: Any = from_plain(KINDS[kind], _required(KINDS[kind]))
+    return decode(encode(fact))
+
+
+def _required(model: type[Part]) -> Json:
+    fields = msgspec.structs.fields(model)
+    return {field.name: _value(field.name, field.type) for field in fields if field.required}
 
 
 def _channel(address: str, shown: Mapping[str, type[FactBase]]) -> Json:
@@ -173,7 +174,7 @@ def _message(kind: str, model: type[FactBase]) -> Json:
             },
         },
         "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
-        "examples": [{"payload": fact.model_dump(mode="json", exclude_unset=True)}],
+        "examples": [{"payload": msgspec.json.decode(encode(fact))}],
     }
     if rest.strip():
         message["description"] = " ".join(rest.split())
@@ -189,8 +190,8 @@ def _value(name: str, annotation: Any) -> Any:
     """Something of this type; the one from the examples if that fits."""
     if name in _EXAMPLES:
         try:
-            TypeAdapter(annotation).validate_python(_EXAMPLES[name])
-        except ValidationError:
+            msgspec.convert(_EXAMPLES[name], annotation)
+        except msgspec.ValidationError:
             pass  # the same name means something else in this fact
         else:
             return _EXAMPLES[name]
@@ -199,8 +200,7 @@ def _value(name: str, annotation: Any) -> Any:
         return arguments[0]
     if origin in (Union, types.UnionType):
         return _value(name, arguments[0])
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        required = {n: f for n, f in annotation.model_fields.items() if f.is_required()}
-        return {inner: _value(inner, field.annotation) for inner, field in required.items()}
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return _required(annotation)
     plain: dict[Any, Any] = {str: "text", int: 1, float: 1.0, bool: True}
     return plain.get(annotation, [] if origin is list else {})

@@ -12,7 +12,7 @@ from email.utils import formatdate, parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from domain.facts import Blob, Json
+from domain.facts import Blob, Json, from_plain
 from services.gateway import jobs
 from services.gateway.asgi import HTTPScope, Receive, Send
 from services.gateway.auth import same_token
@@ -76,7 +76,7 @@ async def reply_to(gateway: "Gateway", asked: Asked) -> Reply | FileReply:
     record = await find(gateway, asked.path)
     if record is None or not record.get("blob"):
         return text_reply("There is no such file.\n", 404)
-    blob = Blob.model_validate(record["blob"])
+    blob = from_plain(Blob, record["blob"])
     headers = _headers(record, blob, asked.download)
     if _is_known(asked.headers, blob, record["date"]):
         return Reply(b"", headers, 304)

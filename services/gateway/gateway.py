@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from domain.facts import Fact, Recorded
 from domain.ids import make_id
 from domain.subjects import subject_of
@@ -153,7 +155,7 @@ class Gateway:
         """Append the decision, or what is decided instead once others have written."""
         floor = 0
         for _ in range(TRIES):
-            fact = decision.fact.model_copy(update={"cause": command})
+            fact = replace(decision.fact, cause=command)
             expect = None if decision.expect is None else max(decision.expect, floor)
             try:
                 sequence = await self.ledger.append(fact, id=command, expect=expect)
@@ -181,7 +183,7 @@ class Gateway:
         command = self.command_id(call)
         for _ in range(TRIES):
             decisions = decide()
-            facts = [d.fact.model_copy(update={"cause": command}) for d in decisions]
+            facts = [replace(d.fact, cause=command) for d in decisions]
             named = [(f"{command}-{number}", fact) for number, fact in enumerate(facts)]
             expect = {subject_of(d.fact): d.expect for d in decisions if d.expect is not None}
             try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from domain import multiplex
-from domain.facts import Blob, Json
+from domain.facts import Blob, Json, from_plain
 from domain.job import Job, JobState
 from projections.active_jobs import ActiveJobs
 from projections.fleet import Fleet
@@ -186,12 +186,12 @@ def shown_rows(rows: Iterable[str], select: Sequence[str] | None = None) -> list
 def log_of(record: Json) -> Blob | None:
     """Where a final job's log is kept; None if it has none."""
     log = record.get(LOG_KEY)
-    return Blob.model_validate(log) if log else None
+    return from_plain(Blob, log) if log else None
 
 
 async def _kept_bytes(gateway: "Gateway", record: Json, blob: Blob | Json) -> bytes | None:
     """The bytes of a small blob; None if they are gone, which is logged."""
-    blob = blob if isinstance(blob, Blob) else Blob.model_validate(blob)
+    blob = blob if isinstance(blob, Blob) else from_plain(Blob, blob)
     try:
         return b"".join([part async for part in read_chunks(gateway.ledger, blob)])
     except ChunksMissing as error:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING
 
-from domain.facts import Blob, Json
+from domain.facts import Blob, Json, to_plain
 from services import logs
 from services.ledger import chunks
 from services.ledger.errors import LedgerUnavailable
@@ -70,7 +70,7 @@ def file_record(id: str, filename: str, blob: Blob, *, owner: str, now: float) -
         "path": f"files/uploads/{id}/{secrets.token_urlsafe(32)}/{name}",
         "size": blob.size,
         "username": owner,
-        "blob": blob.model_dump(),
+        "blob": to_plain(blob),
     }
 
 

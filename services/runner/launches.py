@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from domain.assembly import Made, assemble, on_server
-from domain.facts import JobAssigned, JobRequested, Json
+from domain.facts import JobAssigned, JobRequested, Json, from_plain
 from services.ledger import live
 from services.ledger.connection import LedgerUnavailable
 from services.logs import logger
@@ -199,4 +199,4 @@ def _made(records: Json) -> Made:
 def _request(assigned: JobAssigned, launch: Json) -> JobRequested:
     """The JobRequested in an order or an answer; what the order says itself wins."""
     own = {"event": assigned.event, "job": assigned.job, "made_of": assigned.made_of}
-    return JobRequested.model_validate({**launch, **own})
+    return from_plain(JobRequested, {**launch, **own})

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from domain.facts import Blob, Json
+from domain.facts import Blob, Json, to_plain
 from domain.ids import make_id
 from services.ledger.chunks import write_chunks
 from services.ledger.connection import LedgerUnavailable
@@ -97,7 +97,7 @@ class Store:
                     "size": blob.size,
                     "server": self._server,
                     "job": job,
-                    "blob": blob.model_dump(),
+                    "blob": to_plain(blob),
                 }
             )
             if file.delete:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from domain.facts import Actor, Blob, JobFinished, JobFinishing, JobStarted, Json
 from domain.macros import expand_text, param_context
 from domain.masking import Mask, Masking, Withheld
@@ -182,7 +184,7 @@ class Run:
     async def conclude_again(self) -> None:
         """Go on with an end that an earlier runner saw but did not report."""
         if self.entry.report is not None:
-            self._deliver(self.entry.report.model_copy(update={"boot": self._desk.boot}))
+            self._deliver(structs.replace(self.entry.report, boot=self._desk.boot))
             return
         await self._reopen()
         await self._finish()

@@ -27,6 +27,7 @@ from domain.facts import (
     Recorded,
     ServerJoined,
     ServerLeft,
+    from_plain,
 )
 from domain.subjects import order_subject
 from services import metrics
@@ -215,8 +216,8 @@ class Runner:
             groups=list(me.groups),
             info=_machine_info(),
             inventory=[
-                Held.model_validate(
-                    {"job": e.job, "order": e.order, "state": states.get(e.phase, "ordered")}
+                from_plain(
+                    Held, {"job": e.job, "order": e.order, "state": states.get(e.phase, "ordered")}
                 )
                 for e in self._spool.entries.values()
             ],

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 import structlog
+from msgspec import structs
 
 from domain import acting, completion, multiplex
 from domain import facts as f
@@ -387,7 +388,7 @@ class Dispatching:
             job, result, known_tags=self.definitions.tag_names, now=now, actor=self.actor
         )
         if workflow is not None:
-            fact = fact.model_copy(update={"workflow": workflow})
+            fact = structs.replace(fact, workflow=workflow)
         return f"{job.id}-completed", fact
 
     def _order_abort(self, job: Job, reason: str, retry_ok: bool, now: float) -> Decision:

@@ -355,7 +355,7 @@ class Firing:
         """Launches that a start of the service owes (scheduling.md 4.1)."""
         for event, owed in list(self.schedule.startups.items())[:ROUND]:
             stretch = self.schedule.events[event].current
-            key = f.FireKey(anchor=owed.anchor, trigger=owed.index, due=owed.due)
+            key = f.FireKey(anchor=owed.anchor, trigger=owed.index, due=float(owed.due))
             made_of = self.schedule.made_of(stretch)
             yield self._launch(
                 launch_of_startup(event, stretch.definition, key, made_of, owed.trigger, now), now

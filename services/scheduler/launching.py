@@ -11,11 +11,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import ValidationError
 from nats.aio.msg import Msg
-from pydantic import ValidationError
 
 from domain.dispatch import launch_of
-from domain.facts import Blob, Json
+from domain.facts import Blob, Json, from_plain
 from domain.job import Job
 from domain.secrets import assigned
 from services.ledger.chunks import CHUNK, read_range
@@ -112,7 +112,7 @@ async def _file_part(
     given = (job.spec.document.get("input") or {}).get("files") or []
     file: Json = next((one for one in given if one.get("id") == asked["file"]), {})
     try:
-        blob = Blob.model_validate(file.get("blob"))
+        blob = from_plain(Blob, file.get("blob"))
         parts = [part async for part in read_range(scheduler.ledger, blob, asked["offset"], CHUNK)]
     except (ValidationError, ChunksMissing) as error:
         missing = isinstance(error, ValidationError)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
+from msgspec.structs import replace
 
 from domain import facts as f
 from domain.facts import Recorded
@@ -46,7 +47,7 @@ class Outbox:
             id = f"upkeep-{self._origin}-{next(self._numbers)}"
             future = asyncio.get_running_loop().create_future()
             self._waiting[id] = future
-            self._facts.append((id, fact.model_copy(update={"cause": id})))
+            self._facts.append((id, replace(fact, cause=id)))
             futures.append(future)
         self._wake()
         return list(await asyncio.gather(*futures))

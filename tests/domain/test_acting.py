@@ -52,7 +52,7 @@ class Story:
     def __init__(self, *actions: Json, limits: list[Json] | None = None, **request: object) -> None:
         fields = COMMON | {"at": 100.0, "made_of": {"event": 1}, "source": "user"}
         fields |= {"username": "joe", "now": 100.0} | request
-        asked = f.JobRequested.model_validate(fields)
+        asked = f.from_plain(f.JobRequested, fields)
         event = {"id": "e1", "title": "Nightly", "actions": list(actions), "limits": limits or []}
         spec = assemble(Made(event=event, category={}, plugin={}, config={}), asked)
         self.sequence = 10
@@ -66,7 +66,7 @@ class Story:
         return self
 
     def happened(self, kind: type[f.FactBase], **fields: object) -> "Story":
-        return self.given(kind.model_validate(COMMON | fields))  # type: ignore[arg-type]
+        return self.given(f.from_plain(kind, COMMON | fields))  # type: ignore[arg-type]
 
     def held(self) -> "Story":
         """Its start actions have begun on a chosen server."""

@@ -30,7 +30,7 @@ def raw(sequence: int, fact: f.Fact) -> RawFact:
 
 
 def requested(job: str, event: str = "e", **keys: object) -> f.JobRequested:
-    return f.JobRequested.model_validate(
+    return f.from_plain(f.JobRequested,
         {
             "at": 1, "actor": WHO, "event": event, "job": job, "made_of": {"event": 1},
             "source": "scheduler", "username": "anna", "now": 1,

@@ -1,5 +1,6 @@
 """Stored bytes are for ever: every kind and version has a golden file that must stay readable."""
 
+import json
 import re
 from pathlib import Path
 
@@ -40,10 +41,10 @@ def test_every_version_ever_written_can_be_read(file: Path) -> None:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_golden_file_shows_every_field(kind: str) -> None:
     """A field that is missing there could change its meaning without a test noticing."""
-    stored = decode(golden(kind, VERSIONS.get(kind, 1)))
-    fields = set(KINDS[kind].model_fields) - {"kind", "v", "cause"}
+    stored = json.loads(golden(kind, VERSIONS.get(kind, 1)))
+    fields = set(KINDS[kind].__struct_fields__) - {"v", "cause"}
 
-    assert fields <= stored.model_fields_set
+    assert fields <= stored.keys()
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -34,7 +34,7 @@ def requested(at: float = 100.0, **fields: object) -> f.JobRequested:
         "username": "admin",
         "now": at,
     }
-    return f.JobRequested.model_validate(base | fields)
+    return f.from_plain(f.JobRequested, base | fields)
 
 
 def common(at: float) -> dict[str, object]:
@@ -42,15 +42,17 @@ def common(at: float) -> dict[str, object]:
 
 
 def assigned(at: float = 101.0) -> f.JobAssigned:
-    return f.JobAssigned.model_validate(
+    return f.from_plain(
+        f.JobAssigned,
         common(at)
-        | {"server": "s1", "boot": "b1", "attempt": 1, "made_of": {"event": 1}, "launch": None}
+        | {"server": "s1", "boot": "b1", "attempt": 1, "made_of": {"event": 1}, "launch": None},
     )
 
 
 def report(kind: type[f.FactBase], order: int, at: float = 102.0, **fields: object) -> f.Fact:
-    return kind.model_validate(  # type: ignore[return-value]
-        common(at) | {"server": "s1", "boot": "b1", "order": order} | fields
+    return f.from_plain(
+        kind,  # type: ignore[return-value]
+        common(at) | {"server": "s1", "boot": "b1", "order": order} | fields,
     )
 
 
@@ -134,14 +136,14 @@ def test_a_started_job_that_its_server_forgot_is_not_started_again() -> None:
 
 
 def test_an_order_that_passed_the_fence_after_an_abort_request_still_counts() -> None:
-    abort = f.JobAbortRequested.model_validate(common(100.5) | {"reason": "stop"})
+    abort = f.from_plain(f.JobAbortRequested, common(100.5) | {"reason": "stop"})
     job = given(requested(), abort, assigned())
     assert job.state is JobState.STARTING
     assert job.abort is not None
 
 
 def test_a_waiting_job_ends_at_once_when_aborted() -> None:
-    abort = f.JobAbortRequested.model_validate(common(100.5) | {"reason": "stop"})
+    abort = f.from_plain(f.JobAbortRequested, common(100.5) | {"reason": "stop"})
     result = start(given(requested(), abort))
     assert result.code == "abort"
     assert result.description == "stop"
@@ -190,7 +192,7 @@ def test_a_failed_job_with_a_retry_limit_names_its_successor() -> None:
 
 def test_a_manual_abort_is_never_retried() -> None:
     limits = [{"type": "retry", "enabled": True, "amount": 5}]
-    abort = f.JobAbortRequested.model_validate(common(103.0) | {"reason": "stop"})
+    abort = f.from_plain(f.JobAbortRequested, common(103.0) | {"reason": "stop"})
     ended = finished(11, "abort", aborted=True)
     completed = end(
         given(requested(), assigned(), started(11), abort, ended, event={"limits": limits})
@@ -233,9 +235,9 @@ def test_codes_are_normalised() -> None:
 
 
 def moves() -> st.SearchStrategy[f.Fact]:
-    abort = f.JobAbortRequested.model_validate(common(103.0) | {"reason": "stop"})
-    done = f.JobCompleted.model_validate(common(106.0) | {"code": 0, "description": ""})
-    queued = f.JobQueued.model_validate(common(101.0) | {"reason": "full"})
+    abort = f.from_plain(f.JobAbortRequested, common(103.0) | {"reason": "stop"})
+    done = f.from_plain(f.JobCompleted, common(106.0) | {"code": 0, "description": ""})
+    queued = f.from_plain(f.JobQueued, common(101.0) | {"reason": "full"})
     orders = st.integers(9, 14)
     return st.one_of(
         st.sampled_from([abort, done, queued, assigned(), joined("b2"), joined("b1")]),

@@ -28,18 +28,21 @@ def usage(**figures: object) -> Usage:
 
 
 def running(*limits: Json) -> Job:
-    request = f.JobRequested.model_validate(
+    request = f.from_plain(
+        f.JobRequested,
         COMMON
         | {"made_of": {"event": 1}, "source": "user", "username": "joe", "now": 100.0}
-        | {"add_tags": ["t0"]}
+        | {"add_tags": ["t0"]},
     )
     made = Made(event={"limits": list(limits)}, category={}, plugin={}, config={})
     job = begin(Recorded(10, "", request), assemble(made, request))
-    order = f.JobAssigned.model_validate(
-        COMMON | {"server": "s1", "boot": "b1", "attempt": 1, "made_of": {"event": 1}}
+    order = f.from_plain(
+        f.JobAssigned,
+        COMMON | {"server": "s1", "boot": "b1", "attempt": 1, "made_of": {"event": 1}},
     )
-    started = f.JobStarted.model_validate(
-        COMMON | {"server": "s1", "boot": "b1", "order": 11, "pid": 7, "started": 102.0}
+    started = f.from_plain(
+        f.JobStarted,
+        COMMON | {"server": "s1", "boot": "b1", "order": 11, "pid": 7, "started": 102.0},
     )
     return folded(job, [order, started], after=10)
 
@@ -161,7 +164,7 @@ def test_a_job_aborted_by_a_limit_may_be_retried() -> None:
     job = folded(job, fired(job))
     end = {"order": 11, "code": 0, "description": "x", "ended": 201.0, "aborted": True}
     end |= {"server": "s1", "boot": "b1"}
-    job = folded(job, [f.JobFinished.model_validate(COMMON | end)], after=30)
+    job = folded(job, [f.from_plain(f.JobFinished, COMMON | end)], after=30)
     result = result_of(job)
 
     assert result is not None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domain import facts as f
 from domain.facts import KINDS, Fact, FactBase, Json, Recorded
@@ -108,15 +109,16 @@ _OWN_NAMES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
 
 def _facts_of(kind: str, model: type[FactBase]) -> st.SearchStrategy[Any]:
     fields: dict[str, st.SearchStrategy[Any]] = {"actor": st.just(ACTOR), "at": _time}
-    for name, info in model.model_fields.items():
-        if name in ("kind", "v", "cause", "actor", "at"):
+    for info in structs.fields(model):
+        name = info.name
+        if name in ("v", "cause", "actor", "at"):
             continue
-        by_annotation = _BY_ANNOTATION.get(info.annotation)
+        by_annotation = _BY_ANNOTATION.get(info.type)
         strategy = _OWN_NAMES.get((kind, name), _BY_NAME.get(name, by_annotation))
         if strategy is not None:
             fields[name] = strategy
-        elif info.is_required():
-            raise AssertionError(f"no strategy for {kind}.{name}: {info.annotation}")
+        elif info.required:
+            raise AssertionError(f"no strategy for {kind}.{name}: {info.type}")
     return st.builds(model, **fields)
 
 

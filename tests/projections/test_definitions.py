@@ -259,6 +259,6 @@ def test_what_live_jobs_do_not_need_is_let_go(history: list[Recorded]) -> None:
     current: set[int] = {v.sequence for v in view.events.values()}
     for versions in view.catalog.values():
         current |= {v.sequence for v in versions.values()}
-    needed = {n for m in view._live.values() for n in m.model_dump().values()}
+    needed = {n for m in view._live.values() for n in f.to_plain(m).values()}
     kept: dict[int, Json] = view._records
     assert set(kept) <= current | needed

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domain import facts as f
 from domain.facts import Json, Recorded
@@ -141,7 +142,7 @@ def truthful(history: Sequence[Recorded]) -> list[Recorded]:
         if isinstance(fact, f.EventUpdated):
             old, new = records.get(fact.event, {}), fact.definition
             changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-            fact = fact.model_copy(update={"changed": changed})
+            fact = structs.replace(fact, changed=changed)
         if isinstance(fact, f.EventCreated | f.EventUpdated):
             records[fact.event] = fact.definition
         told.append(Recorded(recorded.sequence, recorded.subject, fact))

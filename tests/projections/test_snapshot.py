@@ -18,7 +18,7 @@ class State:
     jobs: dict[str, JobRequested] = field(default_factory=dict)
     fired: set[tuple[int, int, float]] = field(default_factory=set)
     records: dict[str, Json] = field(default_factory=dict)
-    until: float = float("inf")
+    largest: int = 10**30
 
 
 REQUEST = JobRequested(

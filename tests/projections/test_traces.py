@@ -32,7 +32,7 @@ class History:
         self.sequence += 1
         if kind is f.JobAssigned:
             self.order = self.sequence
-        fact = kind.model_validate({k: v for k, v in known.items() if k in kind.model_fields})
+        fact = f.from_plain(kind, {k: v for k, v in known.items() if k in kind.__struct_fields__})
         self.spans += self.traces.apply(Recorded(self.sequence, "", fact))  # type: ignore[arg-type]
         return self.sequence
 

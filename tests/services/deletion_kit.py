@@ -26,7 +26,8 @@ async def write_job(
     """A job that ran to its end; `secret` stands in its params, its report and its log."""
     at = time.time()
     who = f.Actor(type="runner", id="boot1")
-    asked = f.JobRequested.model_validate(
+    asked = f.from_plain(
+        f.JobRequested,
         {
             "at": at,
             "actor": WHO,
@@ -38,7 +39,7 @@ async def write_job(
             "now": at,
             "overrides": {"params": {"word": secret}},
         }
-        | request
+        | request,
     )
     sequences = [await ledger.append(asked, id=f"{job}-asked")]
     assigned = f.JobAssigned(

@@ -18,6 +18,7 @@ from domain.facts import (
     Json,
     MadeOf,
     Recorded,
+    to_plain,
 )
 from services.ledger import live
 from services.ledger.chunks import read_chunks
@@ -73,7 +74,7 @@ class Bench:
         overrides = {"params": params or {}}
         request = {
             "at": time.time(),
-            "actor": SCHEDULER.model_dump(),
+            "actor": to_plain(SCHEDULER),
             "source": "key",
             "username": "tester",
             "now": 1700000000,

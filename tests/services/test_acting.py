@@ -79,16 +79,15 @@ def action(type: str, condition: str = "complete", **fields: object) -> Json:
 
 async def record(stack: Stack, catalog: str, id: str, **fields: object) -> None:
     content = {"id": id, "title": id, "enabled": True} | fields
-    fact = f.CatalogCreated.model_validate(
-        {"at": time.time(), "actor": WHO, "type": catalog, "id": id, "record": content}
+    fact = f.from_plain(
+        f.CatalogCreated,
+        {"at": time.time(), "actor": WHO, "type": catalog, "id": id, "record": content},
     )
     await stack.ledger.append(fact, id=f"record-{id}")
 
 
 async def ask(stack: Stack, kind: type[f.FactBase], job: str, **fields: object) -> None:
-    fact = kind.model_validate(
-        {"at": time.time(), "actor": WHO, "event": "e1", "job": job} | fields
-    )
+    fact = f.from_plain(kind, {"at": time.time(), "actor": WHO, "event": "e1", "job": job} | fields)
     await stack.ledger.append(fact, id=f"{kind.__name__}-{job}")  # type: ignore[arg-type]
 
 
@@ -194,7 +193,7 @@ async def test_an_email_shows_the_result_the_log_and_where_to_look(
     lines = b"".join(b"line %d <b>\n" % number for number in range(100))
     await stack.define(actions=[action("email", "error", users=["joe"], email="a@example.org")])
     user = {"at": time.time(), "actor": WHO, "type": "user", "id": "joe"}
-    joe = f.AccessCreated.model_validate(user | {"record": {"email": "joe@example.org"}})
+    joe = f.from_plain(f.AccessCreated, user | {"record": {"email": "joe@example.org"}})
     await stack.ledger.append(joe, id="joe")
     stack.runner.hold = True
     async with stack.scheduler():

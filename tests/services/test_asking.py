@@ -220,7 +220,7 @@ def naming(*launches: list[Any], folder: Path, **keys: Any) -> Clockwork:
 
 
 async def content(ledger: Ledger, record: Json) -> bytes:
-    blob = f.Blob.model_validate(record["blob"])
+    blob = f.from_plain(f.Blob, record["blob"])
     return b"".join([part async for part in read_chunks(ledger, blob)])
 
 

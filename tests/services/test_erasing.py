@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from domain import facts as f
 from domain.defaults import default_facts
@@ -70,7 +71,7 @@ async def test_an_interrupted_erasing_is_finished_by_the_next_leader(
     sequences = await write_job(ledger, "j1", secret=SECRET)
     deleted = await deletion_of(ledger, "j1", sequences)
     await ledger.append(deleted, id="delete")
-    half = deleted.model_copy(update={"erased": deleted.erased[:3]})
+    half = structs.replace(deleted, erased=deleted.erased[:3])
     assert await erase(ledger, half) == 3
     async with leading_scheduler(ledger, tmp_path):
         await gone(ledger, sequences)
@@ -84,7 +85,7 @@ async def test_a_fold_without_the_erased_facts_leaves_no_live_job(
     """Only the end of the job is gone yet; the deletion says that it was over."""
     sequences = await write_job(ledger, "j1")
     deleted = await deletion_of(ledger, "j1", sequences)
-    await erase(ledger, deleted.model_copy(update={"erased": deleted.erased[3:]}))
+    await erase(ledger, structs.replace(deleted, erased=deleted.erased[3:]))
     await ledger.append(deleted, id="delete")
     async with leading_scheduler(ledger, tmp_path) as scheduler:
         await gone(ledger, sequences)
@@ -99,7 +100,7 @@ async def test_a_deletion_cannot_remove_what_is_not_the_jobs(ledger: Ledger) -> 
     deleted = await deletion_of(ledger, "j1", sequences)
     stolen = (other, deleted.erased[0][1])
     wrong = (deleted.erased[0][0], "0" * 64)
-    forged = deleted.model_copy(update={"erased": [wrong, stolen, *deleted.erased[1:]]})
+    forged = structs.replace(deleted, erased=[wrong, stolen, *deleted.erased[1:]])
     assert await erase(ledger, forged) == len(sequences) - 1
     assert await raw_at(ledger, other) is not None
     assert await raw_at(ledger, sequences[0]) is not None
@@ -254,7 +255,7 @@ async def test_an_erased_fire_is_not_fired_again(ledger: Ledger, tmp_path: Path)
 async def test_one_file_of_a_job_can_be_erased(api: Api, ledger: Ledger) -> None:
     sequences = await write_job(ledger, "j1")
     blob = await write_chunks(ledger, "chunks.s1.j1", [SECRET.encode()])
-    files = [{"id": "f1", "path": "files/jobs/j1/a.txt", "blob": blob.model_dump()}]
+    files = [{"id": "f1", "path": "files/jobs/j1/a.txt", "blob": f.to_plain(blob)}]
     last = await ledger.append(
         f.JobUpdated(at=time.time(), actor=WHO, event="backup", job="j1", changes={"files": files}),
         id="files",

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from domain.facts import Actor, JobAssigned, JobCompleted, JobFinished, JobRequested, MadeOf
+from domain.facts import (
+    Actor,
+    JobAssigned,
+    JobCompleted,
+    JobFinished,
+    JobRequested,
+    MadeOf,
+    to_plain,
+)
 from services.ledger import reading
 from services.ledger.chunks import read_note, write_chunks
 from services.ledger.connection import Ledger
@@ -126,7 +134,7 @@ async def test_a_job_gets_the_files_whose_paths_were_given(api: Api) -> None:
 async def test_a_client_cannot_say_itself_where_bytes_are(api: Api, ledger: Ledger) -> None:
     await api.ok("create_event", EVENT)
     secret = await write_chunks(ledger, "chunks.s1.jother", [b"another job's log"])
-    forged = {"id": "f1", "filename": "x", "path": "files/x", "blob": secret.model_dump()}
+    forged = {"id": "f1", "filename": "x", "path": "files/x", "blob": to_plain(secret)}
     job = (await api.ok("run_event", {"id": "backup", "input": {"files": [forged]}}))["id"]
     request = api.gateway.views.active.jobs[job].request.input
     assert request is not None
@@ -173,7 +181,7 @@ async def test_the_files_of_a_finished_job_are_read_and_deleted(api: Api, ledger
     blob = await write_chunks(ledger, f"chunks.s1.{job}", [b"result"])
     path = f"files/jobs/{job}/{'x' * 43}/out.txt"
     file = {"id": "f1", "date": int(NOW), "filename": "out.txt", "path": path, "size": 6}
-    await finish(api, job, file | {"blob": blob.model_dump()})
+    await finish(api, job, file | {"blob": to_plain(blob)})
 
     shown = (await api.ok("get_job", {"id": job}))["job"]
     assert shown["files"] == [file]

@@ -179,7 +179,7 @@ async def test_the_ledger_holds_neither_session_nor_password(api: Api, ledger: L
     await browser.login()
     session = browser.cookie().value
     facts = [await ledger.get(n) for n in range(1, await ledger.end() + 1)]
-    told = "".join(r.fact.model_dump_json() for r in facts if isinstance(r, Recorded))
+    told = "".join(repr(r.fact) for r in facts if isinstance(r, Recorded))
     assert "SessionStarted" in told
     assert session not in told
     assert PASSWORD not in told

@@ -156,7 +156,7 @@ async def test_credentials_are_told_apart_from_parameters(api: Api) -> None:
     assert "api_key" not in api.gateway.views.definitions.events["backup"].record
     job = (await api.ok("run_event", {"id": "backup", "api_key": key, "cachebust": "1"}))["id"]
     request = api.gateway.views.active.jobs[job].request
-    assert key not in request.model_dump_json()
+    assert key not in repr(request)
     assert request.overrides == {}
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec import structs
 
 from domain.facts import Blob
 from services.ledger.chunks import CHUNK, purge_chunks, read_chunks, read_range, write_chunks
@@ -61,7 +62,7 @@ async def test_purging_one_job_leaves_the_others(ledger: Ledger) -> None:
 async def test_other_bytes_than_were_written_are_noticed(ledger: Ledger) -> None:
     first = await write_chunks(ledger, SUBJECT, [b"x" * 100])
     second = await write_chunks(ledger, SUBJECT, [b"y" * 100])
-    swapped = first.model_copy(update={"sequences": second.sequences})
+    swapped = structs.replace(first, sequences=second.sequences)
     with pytest.raises(ChunksMissing, match="not those that were written"):
         await whole(ledger, swapped)
 
@@ -69,6 +70,6 @@ async def test_other_bytes_than_were_written_are_noticed(ledger: Ledger) -> None
 async def test_a_damaged_message_is_noticed(ledger: Ledger) -> None:
     blob = await write_chunks(ledger, SUBJECT, [b"x"])
     await ledger.request(SUBJECT, b"no zstd")
-    damaged = blob.model_copy(update={"sequences": [blob.sequences[0] + 1]})
+    damaged = structs.replace(blob, sequences=[blob.sequences[0] + 1])
     with pytest.raises(ChunksMissing, match="is damaged"):
         await whole(ledger, damaged)

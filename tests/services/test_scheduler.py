@@ -136,7 +136,7 @@ class Runner:
         self.running += 1
         self.most = max(self.most, self.running)
         fields = self._report(order, assigned, pid=1, started=time.time())
-        await self.ledger.append(f.JobStarted.model_validate(fields), id=f"{order}-started")
+        await self.ledger.append(f.from_plain(f.JobStarted, fields), id=f"{order}-started")
 
     async def finish(
         self, job: str, code: int | str = 0, aborted: bool = False, **more: object
@@ -145,7 +145,7 @@ class Runner:
         self.running -= 1
         end: Json = {"code": code, "description": "", "ended": time.time(), "aborted": aborted}
         fields = self._report(order, assigned, **(end | more))
-        await self.ledger.append(f.JobFinished.model_validate(fields), id=f"{order}-finished")
+        await self.ledger.append(f.from_plain(f.JobFinished, fields), id=f"{order}-finished")
         del self.held[job]
 
 
@@ -177,7 +177,8 @@ class Stack:
     async def run(self, event: str = "e1", **fields: object) -> str:
         self._jobs += 1
         job = f"j{self._jobs:04}"
-        fact = f.JobRequested.model_validate(
+        fact = f.from_plain(
+            f.JobRequested,
             {
                 "at": time.time(),
                 "actor": WHO,
@@ -188,7 +189,7 @@ class Stack:
                 "username": "ktest",
                 "now": time.time(),
             }
-            | fields
+            | fields,
         )
         await self.ledger.append(fact, id=job)
         return job

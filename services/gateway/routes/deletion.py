@@ -7,7 +7,7 @@ and the bytes (design.md 8).
 from domain import job_requests as requests
 from domain.deletion import children_of, decide_delete_job
 from domain.errors import job_rule
-from domain.facts import Blob, JobDeleted, Json
+from domain.facts import Blob, JobDeleted, Json, from_plain
 from domain.subjects import job_subject
 from projections.job_view import LARGE_KEY
 from services.gateway import jobs
@@ -111,6 +111,6 @@ async def delete_job_file(call: Call, asked: tuple[str, str]) -> Payload:
     fact = requests.decide_update_final(record, changes, now=call.now, actor=call.actor)
     await call.gateway.submit(call, lambda: Decision(fact))
     if found.get("blob"):
-        for sequence in Blob.model_validate(found["blob"]).sequences:
+        for sequence in from_plain(Blob, found["blob"]).sequences:
             await remove(call.gateway.ledger, sequence, overwrite=True, stream=CHUNKS)
     return {}
