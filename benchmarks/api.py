@@ -5,7 +5,8 @@
 
 Without --url it measures an installation of its own. With it, any server that speaks this API,
 on which it makes events and deletes them again; with a peer both, row by row in turn, and the
-ratio of their rates. Each client sends its next call when it has the reply to the last one.
+ratio of their rates. Each client sends its next call when it has the reply to the last one. `CPU`
+is what the gateway used per call, where that is known: it says more on a busy machine.
 
 `run_event` shows acceptance alone: the event runs one job at a time, which sleeps, so what is
 requested waits in the queue. `run_event, jobs run` has them run meanwhile, eight at a time.
@@ -106,7 +107,7 @@ async def _queues(subject: Subject) -> None:
 
 
 async def rate(subject: Subject, call: Call, clients: int, seconds: float) -> Json:
-    """Calls per second of so many clients, latency in ms, bytes of a reply."""
+    """Calls per second of so many clients, latency in ms, CPU of the gateway, bytes of a reply."""
     numbers = itertools.count()
     took: list[float] = []
     sizes: list[int] = []
@@ -118,12 +119,18 @@ async def rate(subject: Subject, call: Call, clients: int, seconds: float) -> Js
                 took.append(1000 * (time.perf_counter() - began))
             sizes.append(client.size)
 
-    began = time.perf_counter()
+    cpu, began = subject.stack.cpu().get("gateway"), time.perf_counter()
     end = began + seconds
     await asyncio.gather(*(ask() for _ in range(clients)))
     per_second = len(took) / (time.perf_counter() - began)
-    p99 = percentile(took, 99)
-    return {"per_second": per_second, "p50": median(took), "p99": p99, "bytes": max(sizes)}
+    used = None if cpu is None else 1e6 * (subject.stack.cpu()["gateway"] - cpu) / len(took)
+    return {
+        "per_second": per_second,
+        "p50": median(took),
+        "p99": percentile(took, 99),
+        "gateway_us": used,
+        "bytes": max(sizes),
+    }
 
 
 async def measure(stacks: list[Stack], sizes: list[int], seconds: float) -> list[dict[str, Json]]:
@@ -213,13 +220,14 @@ def main() -> None:
 
 
 def _print(found: list[dict[str, Json]], title: str) -> None:
-    columns = ["call; clients", "per second", "p50 ms", "p99 ms", "bytes"]
-    columns += ["peer's per second", "p50 ms", "p99 ms", "bytes", "ratio"] * (len(found) - 1)
+    more = ["p50 ms", "p99 ms", "CPU us", "bytes"]
+    columns = ["call; clients", "per second", *more]
+    columns += ["peer's per second", *more, "ratio"] * (len(found) - 1)
     table = []
     for name in found[0]:
         row: list[object] = [name]
         for figures in (subject[name] for subject in found):
-            row += [figures["failed"], *"---"] if "failed" in figures else figures.values()
+            row += [figures["failed"], *"----"] if "failed" in figures else figures.values()
         rates = [subject[name].get("per_second") for subject in found]
         if len(rates) == 2:
             row.append(rates[0] / rates[1] if all(rates) else "-")

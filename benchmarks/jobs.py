@@ -161,9 +161,10 @@ def _print(rows: list[Json], title: str) -> None:
         if row["server"]:
             name += f", the peer; ratio {rates[row['limit']] / row['jobs_per_second']:.2f}"
         cpu = row["cpu_ms_per_job"]
-        known = [row[key] for key in ("jobs_per_second", "of_bare", "accepted_per_second")]
-        known.append(row["facts_per_job"] or "")
-        table.append([name, *known, *(cpu.get(role, "") for role in (*ROLES, "all"))])
+        keys = ("jobs_per_second", "of_bare", "accepted_per_second", "facts_per_job")
+        table.append(
+            [name, *(row[key] for key in keys), *(cpu.get(role) for role in (*ROLES, "all"))]
+        )
     print_table(title, columns, table)
 
 

@@ -131,12 +131,7 @@ def main() -> None:
     before = machine()
     found = [row for n in args.facts.split(",") for row in asyncio.run(measure(int(n)))]
     keys = ("seconds", "facts_per_second", "facts_per_cpu_second", "resident_mb", "peak_mb")
-    table: list[list[object]] = []
-    for row in found:
-        figures = [row.get(key) for key in keys]
-        table.append(
-            [f"{row['facts']:,}: {row['what']}", *("" if x is None else x for x in figures)]
-        )
+    table = [[f"{row['facts']:,}: {row['what']}", *map(row.get, keys)] for row in found]
     columns = ["facts", "ready after s", "facts/s", "per s of CPU", "resident MB", "at most MB"]
     print_table(f"A long ledger; {before}", columns, table)
     write_json(args.json, {"replay": found})

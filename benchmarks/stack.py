@@ -131,6 +131,15 @@ def running(*flags: str, home: Path | None = None, patience: float = PATIENCE) -
         finally:
             up.send_signal(signal.SIGINT)
             up.wait()
+            _end_jobs(home)
+
+
+def _end_jobs(home: Path) -> None:
+    """End what still runs there: jobs outlive their installation."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended just now, or is somebody else's
+            if (process / "cwd").readlink().is_relative_to(home):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -244,10 +253,14 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*(f"{x:,.2f}" if isinstance(x, float) else str(x) for x in row))
+        table.add_row(*map(_shown, row))
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(title, highlight=False)
     console.print(table)
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
 def write_json(path: Path | None, results: Json) -> None:
