@@ -11,6 +11,7 @@ Nothing ties a child to the runner's life: children go on when the runner dies.
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
 import resource
 import signal
@@ -196,9 +197,14 @@ class Child:
         self._pidfd = pidfd
 
     @classmethod
-    def started(cls, pid: int) -> "Child":
-        """A process that this runner has just started."""
+    def started(cls, pid: int, since: int) -> "Child":
+        """A process that this runner has just started, not before the tick `since`.
+
+        To ask the kernel when would cost more than all else here; it may have taken long, though.
+        """
         pidfd = os.pidfd_open(pid)
+        if procfs.ticks_now() - since <= 1 and _clock_tells_starts():
+            return cls(pid, since, pidfd, own=True)
         process = procfs.read_process(pid)
         return cls(pid, process.start if process else 0, pidfd, own=True)
 
@@ -259,6 +265,16 @@ class Child:
             send(pid, number)
         if number is signal.SIGKILL and (kill == "all" or not family):
             send(self.pid, number)
+
+
+@functools.cache
+def _clock_tells_starts() -> bool:
+    """Whether start times in /proc are those of our clock, as on Linux but not in any sandbox."""
+    since = procfs.ticks_now()
+    pid = os.posix_spawn(SHELL, [SHELL, "-c", ":"], {})
+    process = procfs.read_process(pid)
+    os.waitpid(pid, 0)
+    return process is not None and since <= process.start <= procfs.ticks_now()
 
 
 def has_group(session: int) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from domain.facts import Json
 from services.runner.accounts import Account, account_of, own_account
 from services.runner.children import SHELL, Command
-from services.runner.environment import VERSION, environment
+from services.runner.environment import VERSION, Base, environment
 from services.runner.errors import CannotStart
 from services.runner.launches import Launch
 from services.runner.spool import Mode, Spool, write_all
@@ -47,12 +47,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What is the same for all jobs of this runner. `env` is what jobs inherit."""
+    """What is the same for all jobs of this runner."""
 
     server: str
     hostname: str
     base_url: str
-    env: Mapping[str, str]
+    env: Base
 
 
 def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:

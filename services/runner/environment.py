@@ -33,6 +33,19 @@ _NON_WORD = re.compile(r"\W", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """What all jobs begin with: `inherited(...)` plus the runner's job_env; `size` in bytes."""
+
+    variables: Mapping[str, str]
+    size: int
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> "Base":
+        """These variables, measured."""
+        return cls(variables, _most_bytes(variables))
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """The variables, and a line for the job's activity per variable that was left out."""
 
@@ -51,7 +64,7 @@ def inherited(own: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment(
-    base: Mapping[str, str],
+    base: Base,
     document: Json,
     *,
     secrets: Mapping[str, Any],
@@ -60,27 +73,25 @@ def environment(
     cwd: str,
     base_url: str,
 ) -> Environment:
-    """The environment of this job: `base` is `inherited(...)` plus the runner's job_env."""
-    env = dict(base)
-    env.update(_texts(document.get("env")))
-    env.update(_texts(secrets))
-    env.update(
-        {
-            "XYOPS": VERSION,
-            "JOB_ID": str(document.get("id", "")),
-            "JOB_LOG": job_log,
-            "JOB_NOW": text(document.get("now", "")),
-            "JOB_BASE_URL": base_url,
-            "PWD": cwd,
-            "USER": account.name,
-            "USERNAME": account.name,
-            "HOME": account.home,
-            "SHELL": account.shell,
-        }
-    )
+    """The environment of this job."""
+    own = {
+        **_texts(document.get("env")),
+        **_texts(secrets),
+        "XYOPS": VERSION,
+        "JOB_ID": str(document.get("id", "")),
+        "JOB_LOG": job_log,
+        "JOB_NOW": text(document.get("now", "")),
+        "JOB_BASE_URL": base_url,
+        "PWD": cwd,
+        "USER": account.name,
+        "USERNAME": account.name,
+        "HOME": account.home,
+        "SHELL": account.shell,
+    }
+    env = {**base.variables, **own}
     protected = _PROTECTED | secrets.keys()
     remarks: list[str] = []
-    room = TOTAL - sum(len(k) + len(v) * 4 for k, v in env.items())
+    room = TOTAL - base.size - _most_bytes(own)
     for name, value in _given(document):
         if name in protected or name.startswith(_LOADER) or "\0" in value:
             continue
@@ -128,10 +139,14 @@ def _given(document: Json) -> list[tuple[str, str]]:
     ]
 
 
+def _most_bytes(variables: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) * 4 for name, value in variables.items())
+
+
 def _texts(values: Any) -> dict[str, str]:
     texts = {k: text(v) for k, v in _object(values).items()}
     return {k: v for k, v in texts.items() if k and "=" not in k and "\0" not in k + v}
 
 
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def _object(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}

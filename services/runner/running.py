@@ -108,7 +108,7 @@ class Run:
             prepared = prepare(launch, desk.spool, desk.host)
             desk.spool.put_outputs(entry.job)
             output = self._open(prepared)
-            self._began, at = time.monotonic(), time.time()
+            self._began, at, since = time.monotonic(), time.time(), procfs.ticks_now()
             with self._streams(output, prepared) as streams:
                 tag = f"{entry.job} {entry.order}"
                 pid = children.start(
@@ -119,7 +119,7 @@ class Run:
         except (OSError, ValueError) as error:
             self._conclude_without_process(1, f"Child spawn error: {error}")
         else:
-            self._watch(Child.started(pid), at)
+            self._watch(Child.started(pid, since), at)
             START_SECONDS.observe(time.monotonic() - taken)
 
     @contextmanager

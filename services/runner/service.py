@@ -39,7 +39,7 @@ from services.runner import procfs
 from services.runner.adoption import adopt
 from services.runner.children import prepare_process
 from services.runner.commands import Host, mode_of
-from services.runner.environment import inherited
+from services.runner.environment import Base, inherited
 from services.runner.errors import CannotStart
 from services.runner.launches import Launch, Launches
 from services.runner.leftovers import Leftovers
@@ -140,7 +140,7 @@ class Runner:
                 identity.server,
                 identity.hostname,
                 base_url,
-                inherited(os.environ) | (job_env or {}),
+                Base.of(inherited(os.environ) | (job_env or {})),
             ),
             boot=identity.boot,
             kill_timeout=kill_timeout,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.runner.accounts import Account
-from services.runner.environment import LONGEST, environment, inherited
+from services.runner.environment import LONGEST, Base, environment, inherited
 from services.runner.files import distinct_names, output_files, safe_name
 from services.runner.news import JobNews, fold_message
 from services.runner.procfs import Process
@@ -20,7 +20,7 @@ ACCOUNT = Account(1000, 1000, [1000], "ann", "/home/ann", "/bin/bash")
 def made(document: dict[str, object], **secrets: str) -> dict[str, str]:
     """The environment of this job."""
     return environment(
-        {"PATH": "/bin", "LANG": "C"},
+        Base.of({"PATH": "/bin", "LANG": "C"}),
         {"id": "j1", "now": 1700000000, **document},
         secrets=secrets,
         account=ACCOUNT,
@@ -61,7 +61,9 @@ def test_params_override_neither_fixed_names_nor_secrets_nor_loader_variables(na
 def test_a_value_too_large_for_the_system_is_left_out_with_a_remark() -> None:
     """The spawn would fail; the whole data is on stdin."""
     document = {"id": "j1", "input": {"data": {"big": "x" * LONGEST, "small": "y"}}}
-    given = environment({}, document, secrets={}, account=ACCOUNT, job_log="", cwd="", base_url="")
+    given = environment(
+        Base.of({}), document, secrets={}, account=ACCOUNT, job_log="", cwd="", base_url=""
+    )
     assert "data_big" not in given.variables
     assert given.variables["data_small"] == "y"
     assert "data_big" in given.remarks[0]
