@@ -36,6 +36,10 @@ SLOWEST_READER = 16 * 1024
 ARRIVED = "jobledger.arrived"
 
 
+_CHUNKED = (b"transfer-encoding", b"chunked")
+_END = b"0\r\n\r\n"
+
+
 class _HeadRefused(Exception):
     """Raised within the parser; the reply is in `_refusal`."""
 
@@ -57,35 +61,40 @@ class Exchange(RequestResponseCycle):
         start, self._start = self._start, None
         if start is not None:
             if message["type"] == "http.response.body" and not self.flow.write_paused:
-                whole = self._whole(start, message.get("body", b""), message.get("more_body"))
-                if whole is not None:
-                    self._send_whole(whole)
+                more = message.get("more_body", False)
+                if self._send_at_once(start, message.get("body", b""), more=more):
                     return
             await super().send(start)
         await super().send(message)
 
-    def _whole(
-        self, start: HTTPResponseStartEvent, body: bytes, more_body: bool | None
-    ) -> bytes | None:
-        """The whole reply, if it is an ordinary one: its length is told, and all of it is here."""
-        headers = dict(start["headers"])
-        length = headers.get(b"content-length")
-        ordinary = length == b"%d" % len(body) and self.keep_alive and b"connection" not in headers
-        if more_body or not ordinary or self.scope["method"] == "HEAD":
-            return None
+    def _send_at_once(self, start: HTTPResponseStartEvent, body: bytes, *, more: bool) -> bool:
+        """Send the head and the first of the body, if they are ordinary; whether they are.
+
+        Ordinary are a whole reply whose length is told, and the beginning of one whose is not.
+        """
+        named = dict(start["headers"])
+        length, status = named.get(b"content-length"), start["status"]
+        chunked = length is None and status == 200 and b"transfer-encoding" not in named
+        whole = not more and length == b"%d" % len(body)
+        ordinary = self.keep_alive and self.scope["method"] != "HEAD" and b"connection" not in named
+        if not ordinary or not (chunked or whole):
+            return False
         lines = [*self.default_headers, *start["headers"]]
         if HEADER_VALUE_RE.search(b"".join(chain.from_iterable(lines))):
             raise RuntimeError("A header holds what would break the reply's head.")
+        if chunked:
+            lines.append(_CHUNKED)
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + _END * (not more)
         head = b"".join([b"%b: %b\r\n" % line for line in lines])
-        return b"%b%b\r\n%b" % (STATUS_LINE[start["status"]], head, body)
-
-    def _send_whole(self, reply: bytes) -> None:
+        self.waiting_for_100_continue = False
+        self.response_started, self.chunked_encoding = True, chunked
         if not self.disconnected:
-            self.response_started = self.response_complete = True
-            self.waiting_for_100_continue = False
-            self.transport.write(reply)
-            self.message_event.set()
-            self.on_response()
+            self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, body))
+            if not more:
+                self.response_complete = True
+                self.message_event.set()
+                self.on_response()
+        return True
 
     def arrived(self) -> bytes | None:
         """The request's body, if all of it is here by now; it is given once."""

@@ -30,6 +30,7 @@ from services.gateway.live import LiveData
 from services.gateway.logins import Logins
 from services.gateway.turns import Turns
 from services.gateway.views import REPEATABLE, Views
+from services.gateway.waiting import Updates
 from services.ledger.connection import Ledger, LedgerUnavailable, WrongSequence
 from services.ledger.enrolment import enrolment_signer
 from services.ledger.reader import Follower
@@ -85,6 +86,7 @@ class Gateway:
         self.views = Views(settings.timezone, settings.dst_policy)
         self.live = LiveData(self.views, clock)
         self.seen = Seen(self.views.active, self.views.activity, self.views.fleet, self.live.of)
+        self.updates = Updates(self)
         self.rates = KeyRates()
         self.logins = Logins()
         self.guesses = Failures(MOST_GUESSES, GUESSES_WITHIN)

@@ -56,7 +56,7 @@ class Seen:
 
 
 class Positions:
-    """Places in the queues, counted once per scope and reply."""
+    """Places in the queues, counted once per scope; again for a job that came later."""
 
     def __init__(self, seen: Seen) -> None:
         self._active = seen.active
@@ -69,7 +69,7 @@ class Positions:
         if job.request.priority:
             return 0
         places = self._places.get(job.scope)
-        if places is None:
+        if places is None or job.id not in places:
             queue = self._active.queue(job.scope)
             places = {waiting.id: place for place, waiting in enumerate(queue, 1)}
             self._places[job.scope] = places

@@ -23,6 +23,8 @@ class LiveData:
         self._views = views
         self._clock = clock
         self._jobs: dict[str, dict[str, Json]] = {}
+        self.beats = 0
+        """How many heartbeats were taken in."""
 
     def heard(self, beat: Json) -> None:
         """Take in a heartbeat; a malformed one changes nothing."""
@@ -32,6 +34,7 @@ class LiveData:
             return
         self._views.fleet.heard(server, boot, self._clock(), info if isinstance(info, dict) else {})
         self._jobs[server] = jobs if isinstance(jobs, dict) else {}
+        self.beats += 1
 
     def of(self, job: Job) -> Json | None:
         """What is known of a running job right now; None if nothing is."""

@@ -13,12 +13,16 @@ from typing import Any
 
 from services import logs
 from services.gateway.asgi import HTTPScope, Receive, Send
-from services.gateway.replies import dumps
+from services.gateway.replies import encode
 
 # A client that takes no byte for this many seconds is gone or hopelessly behind.
 PATIENCE = 20.0
 
 log = logs.logger("stream")
+
+
+class Last(bytes):
+    """The last events of a stream, which ends with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,16 @@ class EventStream:
                     await task
 
     async def _send_all(self, send: Send) -> None:
+        clock, more = asyncio.get_running_loop().time, True
         try:
-            async for event in self.events:
-                async with asyncio.timeout(PATIENCE):
-                    await _body(send, event, more=True)
-            await _body(send, b"", more=False)
+            async with asyncio.timeout(None) as limit:
+                async for event in self.events:
+                    more = not isinstance(event, Last)
+                    limit.reschedule(clock() + PATIENCE)
+                    await _body(send, event, more=more)
+                    limit.reschedule(None)
+            if more:
+                await _body(send, b"", more=False)
         except TimeoutError:
             log.warning(
                 "A client takes its stream too slowly and is dropped",
@@ -72,7 +81,7 @@ class EventStream:
 
 def event(name: str, data: Any) -> bytes:
     """One event on the wire: exactly two lines and an empty one."""
-    return f"event: {name}\ndata: {dumps(data)}\n\n".encode()
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(data))
 
 
 async def _body(send: Send, data: bytes, *, more: bool) -> None:

@@ -1,7 +1,6 @@
 """Waiting for a job: its end, and the live updates of its stream (api.md 4.11, 7.4)."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from domain.errors import event_rule
 from domain.facts import Json
 from domain.job import Job
 from services.gateway import jobs, sse
+from services.gateway.views import Watch
 
 if TYPE_CHECKING:
     from services.gateway.endpoint import Call
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 INTERVAL = 1.0
 # Changes that follow each other faster than this go into one update.
 _BREATH = 0.05
+# Places in a queue are counted anew after so many seconds, for all streams.
+_COUNTED_FOR = 0.2
+_TOLD_ALWAYS = ("cpu", "mem", "updated", "position")
 
 
 async def end_of(call: "Call", id: str) -> Json:
@@ -39,48 +42,93 @@ async def end_of(call: "Call", id: str) -> Json:
 
 
 async def updates(gateway: "Gateway", id: str, *, full: bool) -> AsyncIterator[bytes]:
-    """The stream of one job: start, updates while it lives, the final one, end."""
-    yield sse.event("start", {})
+    """The stream of one job: start, updates while it lives, the final one, end.
+
+    What is told at one moment comes in one piece.
+    """
+    begin = sse.event("start", {})
     told: Json = {}
     with gateway.views.watch(id) as watch:
         while (job := gateway.views.active.jobs.get(id)) is not None:
             watch.changed.clear()
-            yield sse.event("update", _live_update(gateway, job, told, full=full))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
-                    await watch.changed.wait()
-                await asyncio.sleep(_BREATH)
+            update, told = gateway.updates.next(job, told, full=full)
+            yield begin + update
+            begin = b""
+            await _news(watch)
             if gateway.stopping.is_set():
                 return
     record = await jobs.final_record(gateway, id)
-    yield sse.event("update", await _final_update(gateway, record))
-    yield sse.event("end", {})
+    final = sse.event("update", await _final_update(gateway, record))
+    yield sse.Last(begin + final + sse.event("end", {}))
 
 
-def _live_update(gateway: "Gateway", job: Job, told: Json, *, full: bool) -> Json:
-    """What the client does not know yet; `told` remembers what it does."""
-    shown = jobs.live_document(gateway.seen, job, plain=not full)
-    update: Json = {"xy": 1, "progress": shown.get("progress", 0)}
-    if not told:
-        update |= {"id": job.id, "started": shown["started"]}
-    state: Json = {key: shown[key] for key in ("state", "until") if key in shown}
-    if told.get("state") != state:
-        told["state"] = state
-        update |= state
-    if shown.get("server") and told.get("server") != shown["server"]:
-        told["server"] = update["server"] = shown["server"]
-    update |= {key: shown[key] for key in ("cpu", "mem", "updated", "position") if shown.get(key)}
-    posted = {key: shown[key] for key in ("table", "html") if shown.get(key)}
-    if posted and posted != told.get("posted"):
-        told["posted"] = posted
-        update |= {"redraw": shown.get("redraw") or shown["updated"]} | posted
-    return update
+async def _news(watch: Watch) -> None:
+    """Until there is something to tell, or it is time to say that there is not."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + INTERVAL
+    timer = loop.call_at(due, watch.changed.set)
+    try:
+        await watch.changed.wait()
+    finally:
+        timer.cancel()
+    if loop.time() < due:
+        await asyncio.sleep(_BREATH)
+
+
+class Updates:
+    """What streams tell of live jobs, made once for all clients that know the same by then."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self._positions = jobs.Positions(gateway.seen)
+        self._counted = 0.0
+        self._last: tuple[object, Json, bytes, Json] = (None, {}, b"", {})
+
+    def next(self, job: Job, told: Json, *, full: bool) -> tuple[bytes, Json]:
+        """The update for a client that was told this much, and what it was told then."""
+        gateway = self._gateway
+        moment = (job.id, full, gateway.views.position, gateway.live.beats)
+        last, known, text, then = self._last
+        if last == moment and known == told:
+            return text, then
+        update, then = self._update(job, told, full=full)
+        text = sse.event("update", update)
+        self._last = (moment, told, text, then)
+        return text, then
+
+    def _update(self, job: Job, told: Json, *, full: bool) -> tuple[Json, Json]:
+        """What the client does not know yet, and what it knows then."""
+        seen, positions = self._gateway.seen, self._recent_positions()
+        shown = jobs.live_document(seen, job, positions=positions, plain=not full)
+        update: Json = {"xy": 1, "progress": shown.get("progress", 0)}
+        if not told:
+            update |= {"id": job.id, "started": shown["started"]}
+        told = dict(told)
+        state: Json = {key: shown[key] for key in ("state", "until") if key in shown}
+        if told.get("state") != state:
+            told["state"] = state
+            update |= state
+        if shown.get("server") and told.get("server") != shown["server"]:
+            told["server"] = update["server"] = shown["server"]
+        update |= {key: shown[key] for key in _TOLD_ALWAYS if shown.get(key)}
+        posted = {key: shown[key] for key in ("table", "html") if shown.get(key)}
+        if posted and posted != told.get("posted"):
+            told["posted"] = posted
+            update |= {"redraw": shown.get("redraw") or shown["updated"]} | posted
+        return update, told
+
+    def _recent_positions(self) -> jobs.Positions:
+        """Places in the queues, a moment old: counting them takes long where many wait."""
+        now = asyncio.get_running_loop().time()
+        if now - self._counted >= _COUNTED_FOR:
+            self._counted, self._positions = now, jobs.Positions(self._gateway.seen)
+        return self._positions
 
 
 async def _final_update(gateway: "Gateway", record: Json | None) -> Json:
     if record is None:
         return {"xy": 1, "error": True, "code": 1, "description": "The job is gone."}
-    shown = await jobs.completed(gateway, record)
+    shown = jobs.shown_record(await jobs.filled(gateway, record))
     keys = ("id", "code", "description", "completed", "elapsed")
     posted = ("table", "html", "data", "files")
     return (

@@ -164,6 +164,15 @@ async def _readable(call: Call, id: str, when: Moment | None = None) -> tuple[Jo
     return job, record
 
 
+async def _check_readable(call: Call, id: str) -> None:
+    """As `_readable`, without making a document."""
+    job = call.gateway.views.active.jobs.get(id)
+    if job is None:
+        await _readable(call, id)
+    else:
+        call.caller.require_access(*jobs.category_and_targets(job))
+
+
 def _several(params: Params) -> tuple[list[Any], bool]:
     ids = params.values.get("ids")
     if isinstance(ids, str):
@@ -231,7 +240,7 @@ async def stream_job(call: Call, asked: tuple[str, str | None, bool]) -> Answer:
     id, token, full = asked
     if token is None:
         call.sign_in()
-        await _readable(call, id)
+        await _check_readable(call, id)
     elif not same_token(token, stream_token(call.gateway.secret, id)):
         raise BadRequest("The token is not valid for this job.")
     return EventStream(waiting.updates(call.gateway, id, full=full), f"job {id}")
