@@ -66,6 +66,7 @@ plots: $(PLOTTED:%=benchmarks/plots/%.json) ## Draw the curves that benchmarks m
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python benchmarks/plots.py $^
 
+.DELETE_ON_ERROR:
 benchmarks/plots/%.json: | install
 	@mkdir -p $(@D)
 	$(BIN)/python benchmarks/$*.py --json $@

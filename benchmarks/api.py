@@ -121,7 +121,9 @@ async def rate(subject: Subject, call: Call, clients: int, seconds: float) -> Js
 
     cpu, began = subject.stack.cpu().get("gateway"), time.perf_counter()
     end = began + seconds
-    await asyncio.gather(*(ask() for _ in range(clients)))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(ask())
     per_second = len(took) / (time.perf_counter() - began)
     used = None if cpu is None else 1e6 * (subject.stack.cpu()["gateway"] - cpu) / len(took)
     return {
@@ -147,8 +149,8 @@ async def measure(stacks: list[Stack], sizes: list[int], seconds: float) -> list
             ):
                 try:
                     figures[f"{name}; {clients}"] = await rate(subject, call, clients, seconds)
-                except BadReply as error:  # a foreign server may lack a call
-                    figures[f"{name}; {clients}"] = {"failed": str(error)}
+                except* (BadReply, OSError) as errors:  # a foreign server may lack a call
+                    figures[f"{name}; {clients}"] = {"failed": str(errors.exceptions[0])}
                 if name.startswith("run_event"):
                     await _settle(subject)
     finally:
@@ -219,20 +221,28 @@ def main() -> None:
     write_json(args.json, {"api": found})
 
 
+COLUMNS = {"per_second": "per second", "p50": "p50 ms", "p99": "p99 ms", "bytes": "bytes"}
+
+
 def _print(found: list[dict[str, Json]], title: str) -> None:
-    more = ["p50 ms", "p99 ms", "CPU us", "bytes"]
-    columns = ["call; clients", "per second", *more]
-    columns += ["peer's per second", *more, "ratio"] * (len(found) - 1)
+    keys = {**COLUMNS, "gateway_us": "CPU us"} if len(found) == 1 else COLUMNS
+    columns = [*keys.values()]
+    if len(found) == 2:
+        columns += ["peer's per second", *columns[1:], "ratio"]
     table = []
     for name in found[0]:
         row: list[object] = [name]
         for figures in (subject[name] for subject in found):
-            row += [figures["failed"], *"----"] if "failed" in figures else figures.values()
+            row += [figures.get(key) for key in keys]
         rates = [subject[name].get("per_second") for subject in found]
         if len(rates) == 2:
-            row.append(rates[0] / rates[1] if all(rates) else "-")
+            row.append(rates[0] / rates[1] if all(rates) else None)
         table.append(row)
-    print_table(title, columns, table)
+    print_table(title, ["call; clients", *columns], table)
+    for subject in found:
+        for name, figures in subject.items():
+            if "failed" in figures:
+                print(f"{name}: {figures['failed']}")
 
 
 if __name__ == "__main__":

@@ -181,7 +181,10 @@ class Client:
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(content)}\r\n\r\n"
         )
-        reply = await self._ask(head.encode() + content)
+        try:
+            reply = await self._ask(head.encode() + content)
+        except TimeoutError:
+            raise BadReply(f"{name}: no reply within {PATIENCE:.0f} s") from None
         self.size = reply.size
         if b"x-ledger-seq" in reply.headers:
             self.sequence = int(reply.headers[b"x-ledger-seq"])

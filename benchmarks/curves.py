@@ -43,15 +43,14 @@ def probing(jobs: int, probes: int) -> Probe:
     return probe
 
 
-async def beside_events(stack: Stack, amounts: list[int], probe: Probe) -> list[Json]:
-    """A row for each number of defined events."""
-    rows, there = [], 0
+async def beside_events(stack: Stack, amounts: list[int], probe: Probe, rows: list[Json]) -> None:
+    """A row more for each number of defined events."""
+    there = 0
     for amount in amounts:
         left = iter(range(there, amount))
         await asyncio.gather(*(_create(stack, left) for _ in range(CLIENTS)))
         there = amount
         rows.append({"what": "events", "amount": amount} | await probe(stack))
-    return rows
 
 
 async def _create(stack: Stack, left: Iterator[int]) -> None:
@@ -60,17 +59,16 @@ async def _create(stack: Stack, left: Iterator[int]) -> None:
             await client.raw("create_event/v1", event(f"more{number}"))
 
 
-async def beside_queued(stack: Stack, amounts: list[int], probe: Probe) -> list[Json]:
-    """A row for each number of jobs that wait behind one that sleeps."""
+async def beside_queued(stack: Stack, amounts: list[int], probe: Probe, rows: list[Json]) -> None:
+    """A row more for each number of jobs that wait behind one that sleeps."""
     async with Client(stack) as client:
         await client.call("create_event/v1", event("queue", "#!/bin/sh\nexec sleep 3600", jobs=1))
         await client.call("run_event/v1", {"id": "queue"})
-    rows, there = [], 0
+    there = 0
     for amount in amounts:
         await post(stack, "queue", amount - there, CLIENTS)
         there = amount
         rows.append({"what": "queued", "amount": amount} | await probe(stack))
-    return rows
 
 
 def beside_finished(amount: int, probe: Probe) -> Json:
@@ -110,11 +108,18 @@ def main() -> None:
     probe = probing(args.probe, args.probes)
     before = machine()
     rows: list[Json] = []
-    for amounts, beside in ((events, beside_events), (queued, beside_queued)):
-        if amounts:
-            with running() as stack:
-                rows += run(beside(stack, amounts, probe))
-    rows += [beside_finished(amount, probe) for amount in finished]
+    try:
+        for amounts, beside in ((events, beside_events), (queued, beside_queued)):
+            if amounts:
+                with running() as stack:
+                    run(beside(stack, amounts, probe, rows))
+        for amount in finished:
+            rows.append(beside_finished(amount, probe))  # noqa: PERF401 - kept one by one
+    finally:  # what was measured in twenty minutes is shown, whatever ends the rest
+        _show(rows, before, args.json)
+
+
+def _show(rows: list[Json], before: Json, file: Path | None) -> None:
     table = [
         [
             f"{row['amount']:,} {row['what']}",
@@ -124,7 +129,7 @@ def main() -> None:
         for row in rows
     ]
     print_table(f"CPU in ms per job; {before}", ["with", "jobs/s", *ROLES, "all"], table)
-    write_json(args.json, {"curves": rows})
+    write_json(file, {"curves": rows})
 
 
 if __name__ == "__main__":
