@@ -27,6 +27,8 @@ STREAM = "CHUNKS"
 CHUNK = 512 * 1024
 # Chunks on their way to or from the server at the same time.
 IN_FLIGHT = 8
+# While one is sent the next is packed, and the one after that as well where a core is free.
+PACKED_AHEAD = 2
 READ_AHEAD = 3
 ANSWER_WAIT = 10.0
 # Packing this many bytes takes less than handing them to a thread.
@@ -52,15 +54,23 @@ async def write_chunks(
     digest = hashlib.sha256()
     size = 0
     sequences: list[int] = []
+    packing: deque[asyncio.Future[bytes]] = deque()
     under_way: deque[asyncio.Future[Reply | None]] = deque()
-    async for chunk in _in_chunks(parts):
-        size += len(chunk)
-        digest.update(chunk)
-        small = len(chunk) <= PACKED_AT_ONCE
-        packed = _pack(chunk) if small else await asyncio.to_thread(_pack, chunk)
+
+    async def send_oldest() -> None:
+        packed = await packing.popleft()
         if len(under_way) == IN_FLIGHT:
             sequences.append(await _stored(ledger, subject, under_way.popleft()))
         under_way.append(await ledger.send(subject, packed, headers=_expiring(ttl)))
+
+    async for chunk in _in_chunks(parts):
+        size += len(chunk)
+        digest.update(chunk)
+        packing.append(_packed(chunk))
+        if len(packing) == PACKED_AHEAD:
+            await send_oldest()
+    while packing:
+        await send_oldest()
     while under_way:
         sequences.append(await _stored(ledger, subject, under_way.popleft()))
     return Blob(sequences=sequences, size=size, sha256=digest.hexdigest())
@@ -124,13 +134,20 @@ async def purge_chunks(ledger: "Ledger", subject: str) -> None:
 
 
 async def _in_chunks(parts: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces of exactly CHUNK, but for the last one."""
+    """The same bytes in pieces of exactly CHUNK, but for the last one; such parts as they are."""
     buffer = bytearray()
     async for part in _each(parts):
-        buffer += part
-        while len(buffer) >= CHUNK:
-            yield bytes(buffer[:CHUNK])
-            del buffer[:CHUNK]
+        start = 0
+        if buffer:
+            start = min(CHUNK - len(buffer), len(part))
+            buffer += part[:start]
+            if len(buffer) == CHUNK:
+                yield bytes(buffer)
+                buffer.clear()
+        while len(part) - start >= CHUNK:
+            yield part[start : start + CHUNK]
+            start += CHUNK
+        buffer += part[start:]
     if buffer:
         yield bytes(buffer)
 
@@ -178,6 +195,15 @@ async def _chunk(ledger: "Ledger", sequence: int) -> bytes:
 
 def _expiring(ttl: int | None) -> dict[str, str] | None:
     return None if ttl is None else {"Nats-TTL": f"{ttl}s"}
+
+
+def _packed(chunk: bytes) -> "asyncio.Future[bytes]":
+    loop = asyncio.get_running_loop()
+    if len(chunk) > PACKED_AT_ONCE:
+        return loop.run_in_executor(None, _pack, chunk)
+    future: asyncio.Future[bytes] = loop.create_future()
+    future.set_result(_pack(chunk))
+    return future
 
 
 def _pack(chunk: bytes) -> bytes:

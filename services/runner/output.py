@@ -19,10 +19,12 @@ from typing import Protocol
 
 from domain.masking import Masking
 from domain.masking import Stream as MaskedStream
+from services.ledger import chunks
 from services.runner.spool import Read, Stream
 from services.runner.wire import LogSegment, LogText, Message, Output, Remark
 
-CHUNK = 1024 * 1024
+CHUNK = 512 * 1024
+PIPE = 1024 * 1024
 BUSY = 16 * 1024
 """Bytes in a pipe from which it is looked at again at once."""
 KEPT = 256 * 1024
@@ -103,7 +105,7 @@ class OutputFile:
         chunk = self.read(self.position, min(CHUNK, upto - self.position))
         if self.position - self._base + len(chunk) <= KEPT:
             self._kept += chunk
-        self._tail = (self._tail + chunk)[-TAIL:]
+        self._tail = (self._tail + chunk[-TAIL:])[-TAIL:]
         self.position += len(chunk)
         return chunk
 
@@ -152,7 +154,7 @@ class ErrorPipe:
         if self.source < 0:
             return False
         try:
-            self._left = self._left or os.read(self.source, CHUNK)
+            self._left = self._left or os.read(self.source, PIPE)
         except BlockingIOError:
             return False
         size = len(self._left)
@@ -174,7 +176,7 @@ def make_pipe(owner: tuple[int, int] | None) -> tuple[int, int]:
     """A pipe with all the room that it can have: its reading and its writing end."""
     source, writing = os.pipe2(os.O_CLOEXEC)
     with contextlib.suppress(OSError):  # beyond the account's share of memory it stays small
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, CHUNK)
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE)
     if owner is not None:
         os.fchown(writing, *owner)
     return source, writing
@@ -223,9 +225,9 @@ class JobLog:
         return b"".join(parts)
 
     def chunks(self) -> Iterator[bytes]:
-        """The whole log, piece by piece."""
+        """The whole log in pieces as they are stored."""
         offset = 0
-        while part := self.read(offset, CHUNK):
+        while part := self.read(offset, chunks.CHUNK):
             yield part
             offset += len(part)
 
