@@ -85,7 +85,11 @@ class Outbox:
             else:
                 chosen[report.key] = report
         self._reports.extendleft(reversed(left))
-        await asyncio.gather(*(self._deliver(report) for report in chosen.values()))
+        deliveries = [self._deliver(report) for report in chosen.values()]
+        if len(deliveries) == 1:
+            await deliveries[0]
+        else:
+            await asyncio.gather(*deliveries)
 
     async def _deliver(self, report: _Report) -> None:
         while True:

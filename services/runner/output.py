@@ -56,7 +56,7 @@ class OutputFile:
     """One file that grows; offsets count everything ever written, emptied or not."""
 
     def __init__(
-        self, path: Path, account: tuple[int, int] | None = None, *, known: bool = False
+        self, path: str, account: tuple[int, int] | None = None, *, known: bool = False
     ) -> None:
         """Open the file; with `known`, an earlier runner may have kept parts of it aside."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -78,23 +78,23 @@ class OutputFile:
         """The offset after the last byte written so far."""
         return self._base + os.fstat(self.descriptor).st_size
 
-    def notice_emptied(self) -> None:
+    def notice_emptied(self) -> int:
         """If the job has emptied the file since it was last read, keep what was read.
 
         Then the file ends before `position`, or other bytes stand where the last ones were read.
+        Returns the `end`.
         """
         read = self.position - self._base
         size = os.fstat(self.descriptor).st_size
-        if size == read:
-            return
-        if size > read and self._tail_stands(read):
-            return
+        if size == read or (size > read and self._tail_stands(read)):
+            return self._base + size
         old = self._side_file()
         with open(old, "wb") as file:
             file.write(self._kept)
             file.truncate(read)
         self._remember(old)
         self._kept.clear()
+        return self._base + size
 
     def _tail_stands(self, read: int) -> bool:
         tail = self._tail[-read:] if read else b""
@@ -123,7 +123,7 @@ class OutputFile:
 
     def _side_file(self) -> Path:
         """Where the next kept part goes."""
-        return self.path.with_name(f"{self.path.name}.{len(self._olds) + 1}")
+        return Path(f"{self.path}.{len(self._olds) + 1}")
 
     def _remember(self, old: Path) -> None:
         self._olds.append(old)
@@ -237,7 +237,7 @@ class JobOutput:
 
     def __init__(
         self,
-        directory: Path,
+        directory: str,
         job: str,
         reader: Reader,
         *,
@@ -251,11 +251,11 @@ class JobOutput:
 
         With `masking`, log and news hold only what that lets through.
         """
-        self.out = OutputFile(directory / f"{job}.out", owner, known=known)
-        self.err = OutputFile(directory / f"{job}.err", owner, known=known)
+        self.out = OutputFile(f"{directory}/{job}.out", owner, known=known)
+        self.err = OutputFile(f"{directory}/{job}.err", owner, known=known)
         self.log = JobLog()
         self._texts: OutputFile | None = None
-        self._texts_path = directory / f"{job}.text"
+        self._texts_path = f"{directory}/{job}.text"
         self._pipe: ErrorPipe | None = None
         self._reader = reader
         self._news = news
@@ -268,7 +268,7 @@ class JobOutput:
 
     def replay(self, reads: list[Read]) -> None:
         """Read again what an earlier runner read, in its order."""
-        self._texts_path.unlink(missing_ok=True)
+        Path(self._texts_path).unlink(missing_ok=True)
         for read in reads:
             file = self._file(read.stream)
             self._reader.at(read.at)
@@ -288,8 +288,9 @@ class JobOutput:
         streams: tuple[Stream, Stream] = ("out", "err")
         for index, stream in enumerate(streams):
             file = self._file(stream)
-            file.notice_emptied()
-            end = file.end if upto is None else min(file.end, upto[index])
+            end = file.notice_emptied()
+            if upto is not None:
+                end = min(end, upto[index])
             if end <= file.position:
                 continue
             chunk = file.next_chunk(end)
@@ -305,9 +306,7 @@ class JobOutput:
         """Where both streams end now."""
         while self._pipe is not None and self._pipe.pour():
             pass
-        for file in (self.out, self.err):
-            file.notice_emptied()
-        return self.out.end, self.err.end
+        return self.out.notice_emptied(), self.err.notice_emptied()
 
     def finish(self) -> None:
         """Nothing more will be read: a last line without line feed counts."""
@@ -333,7 +332,7 @@ class JobOutput:
             if file is not None:
                 file.close()
         if self._texts is not None:
-            self._texts_path.unlink(missing_ok=True)
+            Path(self._texts_path).unlink(missing_ok=True)
 
     def _file(self, stream: Stream) -> OutputFile:
         return self.out if stream == "out" else self.err

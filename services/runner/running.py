@@ -109,11 +109,15 @@ class Run:
             desk.spool.put_outputs(entry.job)
             output = self._open(prepared)
             self._began, at, since = time.monotonic(), time.time(), procfs.ticks_now()
-            with self._streams(output, prepared) as streams:
-                tag = f"{entry.job} {entry.order}"
+            streams = self._streams(output, prepared)
+            tag = f"{entry.job} {entry.order}"
+            try:
                 pid = children.start(
                     prepared.command, tag, prepared.stdin, streams, desk.spool.exits
                 )
+            finally:
+                if streams.err != streams.kept:
+                    os.close(streams.err)  # the process has it
         except CannotStart as error:
             self._conclude_without_process(1, str(error))
         except (OSError, ValueError) as error:
@@ -122,20 +126,15 @@ class Run:
             self._watch(Child.started(pid, since), at)
             START_SECONDS.observe(time.monotonic() - taken)
 
-    @contextmanager
-    def _streams(self, output: JobOutput, prepared: Prepared) -> Iterator[Streams]:
+    def _streams(self, output: JobOutput, prepared: Prepared) -> Streams:
         """What the process writes to. Where it may outlive its job, stderr must be a file."""
         out, err = output.out.descriptor, output.err.descriptor
         if self.entry.mode.kill == "none":
-            yield Streams(out, err, err, err)
-            return
+            return Streams(out, err, err, err)
         account = prepared.command.account
         source, writing = make_pipe((account.uid, account.gid) if account else None)
         output.pour_from(source)
-        try:
-            yield Streams(out, writing, source, err)
-        finally:
-            os.close(writing)
+        return Streams(out, writing, source, err)
 
     async def fetch_and_start(self) -> None:
         """Ask for what the order does not say, then start."""
@@ -218,7 +217,7 @@ class Run:
         account = prepared.command.account if prepared else None
         self._news.may_update_event = entry.mode.may_update
         self.output = JobOutput(
-            spool.directory / "output",
+            spool.outputs_directory,
             entry.job,
             reader_for(entry.mode),
             news=self._hear,
@@ -397,7 +396,7 @@ class Run:
         output = self.output
         assert output is not None
         work = None
-        if output.poll(time.time(), output.ends()):
+        if output.poll(time.time()):
             work = self._finish()
         else:
             output.finish()

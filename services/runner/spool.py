@@ -130,6 +130,7 @@ class Spool:
         """
         self.directory = directory
         self._root = str(directory)
+        self.outputs_directory = f"{directory}/output"
         self.machine = machine
         self.entries: dict[int, Entry] = {}
         self.position = 0
@@ -212,7 +213,7 @@ class Spool:
 
     def output(self, job: str, stream: Stream) -> str:
         """The path of the file into which a job's processes write."""
-        return f"{self._root}/output/{job}.{stream}"
+        return f"{self.outputs_directory}/{job}.{stream}"
 
     def work(self, job: str) -> str:
         """The path of the job's own working directory."""

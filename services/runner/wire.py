@@ -9,6 +9,7 @@ file.
 Plain output costs one regular expression search over the whole chunk, nothing per line.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,9 +100,9 @@ class WireReader:
     def __init__(
         self, dialect: Dialect = PROTOCOL, position: int = 0, *, inside_line: bool = False
     ) -> None:
-        self._opening = re.compile(dialect.opening.encode())
-        self._next_opening = re.compile(rb"\n(?:" + dialect.opening.encode() + rb")")
-        self._undecided = re.compile(dialect.undecided.encode())
+        self._opening, self._next_opening, self._undecided = _patterns(
+            dialect.opening, dialect.undecided
+        )
         self._read = dialect.read
         self._position = position
         self._inside = inside_line
@@ -220,6 +221,14 @@ class WireReader:
         if found is not None:
             news.append(found)
         return isinstance(found, Message)
+
+
+@functools.cache
+def _patterns(opening: str, undecided: str) -> tuple[re.Pattern[bytes], ...]:
+    """What begins a message; the same in the next line; what may yet begin one."""
+    start = opening.encode()
+    texts = (start, rb"\n(?:" + start + rb")", undecided.encode())
+    return tuple(map(re.compile, texts))
 
 
 def _add_log(news: list[Output], offset: int, length: int) -> None:
