@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from litestar.types import HTTPScope, Receive
+
 from domain.access import Principal
 from domain.errors import AccessDenied, BadRequest, DomainError
 from domain.facts import Actor, Json
 from services import logs
 from services.gateway import body, errors
-from services.gateway.asgi import HTTPScope, Receive
 from services.gateway.auth import Credentials, actor_of, authenticate
 from services.gateway.connections import ARRIVED
 from services.gateway.files import FileReply

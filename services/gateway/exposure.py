@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services import logs
-from services.gateway.asgi import ASGIApp, HTTPScope, Message, Receive, Send
 from services.gateway.replies import JSON_TYPE, Reply, encode
 from services.settings import Settings
 
@@ -52,9 +53,9 @@ class Exposure:
         self._hosts = [host.lower() for host in hosts]
         self._origins = None if "*" in origins else frozenset(origins)
 
-    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             return
         request = scope["headers"]
         started = False

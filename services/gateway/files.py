@@ -12,9 +12,10 @@ from email.utils import formatdate, parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from litestar.types import HTTPScope, Receive, Send
+
 from domain.facts import Blob, Json, from_plain
 from services.gateway import jobs
-from services.gateway.asgi import HTTPScope, Receive, Send
 from services.gateway.auth import same_token
 from services.gateway.replies import ANY_ORIGIN, Reply, text_reply
 from services.ledger import uploads

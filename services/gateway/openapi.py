@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
+
 from domain.facts import Json
-from services.gateway.asgi import HTTPScope, Receive
 from services.gateway.endpoint import Endpoint
-from services.gateway.pages import Page
 from services.gateway.replies import JSON_TYPE, Reply, encode
 
 STATIC = Path(__file__).parent / "static"
@@ -39,27 +40,23 @@ _ERROR_STATUS = {
 }
 
 
-def pages(endpoints: list[Endpoint]) -> dict[str, Page]:
-    """The pages of the documentation by their paths."""
+def handlers(endpoints: list[Endpoint]) -> list[HTTPRouteHandler]:
+    """The routes of the documentation."""
+    text = encode(document(endpoints))
 
-    @cache
-    def text() -> bytes:
-        return encode(document(endpoints))
-
-    async def page(scope: HTTPScope, receive: Receive) -> Reply:
+    @get("/schema", include_in_schema=False)
+    async def page() -> Reply:
         return Reply(_file("index.html"), [_HTML, _ONLY_OURS])
 
-    async def schema(scope: HTTPScope, receive: Receive) -> Reply:
-        return Reply(text(), [JSON_TYPE])
+    @get("/schema/openapi.json", include_in_schema=False)
+    async def schema() -> Reply:
+        return Reply(text, [JSON_TYPE])
 
-    async def script(scope: HTTPScope, receive: Receive) -> Reply:
+    @get("/schema/rapidoc-min.js", include_in_schema=False)
+    async def script() -> Reply:
         return Reply(_file("rapidoc-min.js"), [_SCRIPT, _FOR_A_DAY])
 
-    return {
-        "/schema": page,
-        "/schema/openapi.json": schema,
-        "/schema/rapidoc-min.js": script,
-    }
+    return [page, schema, script]
 
 
 @cache

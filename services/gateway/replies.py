@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from litestar.types import HTTPScope, Receive, Send
 
 from domain.facts import Json
-from services.gateway.asgi import HTTPScope, Receive, Send
 
 JSON_TYPE = (b"content-type", b"application/json")
 PRIVATE = (b"cache-control", b"private, no-store")

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from litestar.types import HTTPScope, Receive, Send
+
 from services import logs
-from services.gateway.asgi import HTTPScope, Receive, Send
 from services.gateway.replies import encode
 
 # A client that takes no byte for this many seconds is gone or hopelessly behind.

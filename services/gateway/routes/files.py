@@ -1,14 +1,18 @@
 """Uploading files, and reading files by their path (api.md 8.6)."""
 
+from typing import Any, cast
+
+from litestar import Request, route
+from litestar.enums import HttpMethod
+from litestar.types import ASGIApp
+
 from domain.errors import BadRequest
 from domain.facts import Json
 from projections.job_view import shown_files
 from services.gateway import files, uploads
-from services.gateway.asgi import ASGIApp, HTTPScope, Receive
 from services.gateway.body import query_values
 from services.gateway.endpoint import Answer, Call, Routes
 from services.gateway.gateway import Gateway
-from services.gateway.pages import Page
 from services.gateway.params import Params
 from services.gateway.replies import Payload, text_reply
 from services.ledger.errors import LedgerUnavailable
@@ -77,19 +81,21 @@ async def file(call: Call, asked: tuple[str, str | None]) -> Answer:
     return await files.reply_to(call.gateway, wanted)
 
 
-def page_for(gateway: Gateway) -> Page:
-    """What stands at `/files/...`."""
+def handler(gateway: Gateway) -> Any:
+    """The route of `/files/...`."""
 
-    async def get_file(scope: HTTPScope, receive: Receive) -> ASGIApp:
+    @route("/files/{path:path}", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200)
+    async def get_file(request: Request[Any, Any, Any]) -> ASGIApp:
+        scope = request.scope
         try:
             download = query_values(scope["query_string"]).get("download")
         except BadRequest as error:
-            return text_reply(f"{error.description}\n", 400)
+            return cast(ASGIApp, text_reply(f"{error.description}\n", 400))
         path = scope["path"].removeprefix("/")
         asked = files.Asked(path, dict(scope["headers"]), download and str(download))
         try:
-            return await files.reply_to(gateway, asked)
+            return cast(ASGIApp, await files.reply_to(gateway, asked))
         except LedgerUnavailable:
-            return text_reply("The file cannot be read now.\n", 503)
+            return cast(ASGIApp, text_reply("The file cannot be read now.\n", 503))
 
     return get_file

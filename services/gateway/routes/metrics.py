@@ -4,14 +4,17 @@ The same page stands at `metrics_port`, on loopback alone, for whoever is on thi
 key or a session is always needed: behind a proxy everybody seems to come from this machine.
 """
 
+from typing import Any
+
+from litestar import Request, route
+from litestar.enums import HttpMethod
+
 from domain.errors import DomainError
 from services import metrics
 from services.gateway import errors
-from services.gateway.asgi import HTTPScope, Receive
 from services.gateway.auth import Credentials
 from services.gateway.endpoint import Call
 from services.gateway.gateway import Gateway
-from services.gateway.pages import Page
 from services.gateway.params import Params
 from services.gateway.replies import PRIVATE, Reply, text_reply
 
@@ -23,12 +26,14 @@ async def page(gateway: Gateway) -> bytes:
     return metrics.page("gateway")
 
 
-def page_for(gateway: Gateway) -> Page:
-    """The page over HTTP; credentials come in headers only."""
+def handler(gateway: Gateway) -> Any:
+    """The route; credentials come in headers only."""
 
-    async def get_metrics(scope: HTTPScope, receive: Receive) -> Reply:
+    @route("/metrics", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200)
+    async def get_metrics(request: Request[Any, Any, Any]) -> Reply:
+        scope = request.scope
         given = Credentials(dict(scope["headers"]))
-        call = Call(gateway, "metrics", scope, receive, Params({}), given, gateway.clock())
+        call = Call(gateway, "metrics", scope, request.receive, Params({}), given, gateway.clock())
         try:
             call.sign_in().require("admin")
         except DomainError as error:
