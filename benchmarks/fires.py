@@ -5,7 +5,8 @@
 For each number an installation of its own with so many events whose interval triggers share one
 grid, so that all are due together, seconds ahead; a trivial script. Milliseconds after the due
 second, from the ledger: when NATS had stored the last JobRequested, and when the processes were
-started (JobStarted). A lone event is due each second, --rounds times; 100 are due three times.
+started (JobStarted); CPU per fire by process, all that goes on meanwhile included. A lone event is
+due each second, --rounds times; 100 are due three times.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from client import Client, Json, run
-from stack import Stack, event, facts, machine, percentile, print_table, running, write_json
+from stack import ROLES, Stack, event, facts, machine, percentile, print_table, running, write_json
 
 CLIENTS = 16
 # The grid's step in seconds where there are several rounds, and where there is one.
@@ -35,8 +36,11 @@ async def measure(stack: Stack, due: int, rounds: int) -> Json:
     await _define(stack, due, grid, step)
     late = math.ceil((time.time() + QUIET - grid) / step)
     counted = {grid + step * (max(0, late) + number) for number in range(rounds)}
+    await asyncio.sleep(min(counted) - 0.5 - time.time())
+    cpu = stack.cpu()
     await asyncio.sleep(max(counted) + 0.5 + due / 500 - time.time())
     stored, started = await _lateness(stack, counted, due * rounds)
+    used = {role: now - cpu[role] for role, now in stack.cpu().items()}
     starts = [ms for found in started.values() for ms in found]
     return {
         "due": due,
@@ -46,6 +50,7 @@ async def measure(stack: Stack, due: int, rounds: int) -> Json:
         "started_p99": percentile(starts, 99),
         "started_last": median(max(found) for found in started.values()),
         "started_max": max(starts),
+        "cpu_ms_per_fire": {role: 1000 * s / (due * rounds) for role, s in used.items()},
     }
 
 
@@ -97,8 +102,12 @@ def main() -> None:
         with running() as stack:
             found.append(run(measure(stack, due, rounds if due in STEPS else 1)))
     columns = ["due at once", "rounds", "all stored", "started p50", "p99", "all started", "most"]
-    table = [list(figures.values()) for figures in found]
-    print_table(f"Fires, ms after the due second; {before}", columns, table)
+    table: list[list[object]] = []
+    for figures in found:
+        *lateness, cpu = figures.values()
+        table.append([*lateness, *cpu.values()])
+    title = f"Fires: ms after the due second, CPU in ms per fire; {before}"
+    print_table(title, [*columns, *ROLES], table)
     write_json(args.json, {"fires": found})
 
 
