@@ -101,8 +101,9 @@ class Dispatching:
     def note(self, recorded: Recorded, touched: list[Job]) -> None:
         """Remember what a fact asks to look at again."""
         for job in touched:
-            self._touched[job.id] = None
-            self._freed[job.scope] = None
+            if not _runs_undisturbed(job):
+                self._touched[job.id] = None
+                self._freed[job.scope] = None
         self.stages.note(recorded, touched)
         match recorded.fact:
             case f.ServerJoined() | f.ServerLeft() | f.CatalogUpdated(type="server" | "group"):
@@ -479,6 +480,19 @@ class Dispatching:
     def _event_of(self, job: Job) -> Json | None:
         version = self.definitions.events.get(job.event)
         return version.record if version else None
+
+
+def _runs_undisturbed(job: Job) -> bool:
+    """Whether nothing is to be decided about the job until something else happens."""
+    return (
+        job.assigned
+        and job.state is not JobState.FINISHING
+        and job.finished is None
+        and job.ended is None
+        and job.abort is None
+        and not (job.actions or job.children)
+        and not (job.update_asked or job.unknown_to_server)
+    )
 
 
 def _oldest_first(jobs: ActiveJobs) -> list[Job]:

@@ -104,11 +104,13 @@ class Eraser:
                 self.look()
             case f.JobCompleted(event=event) if event in self._events:
                 self.look()
-            case _:
+            case _ if self._erased:
                 owner = job_of(fact)
                 if owner and owner[1] in self._erased and owner[1] not in self._jobs.jobs:
                     self._late.append(recorded.sequence)
                     self.look()
+            case _:
+                pass
 
     def look(self) -> None:
         """Look now whether there is something to erase."""

@@ -50,6 +50,8 @@ ROUND = 1000
 # Limits, silence of servers and deadlines are looked at once a second (execution.md 7.1).
 SWEEP = 1.0
 SETTLE_TIMEOUT = 10.0
+# What follows from these shows in what there is to dispatch, and nowhere else.
+_SELDOM_DECISIVE = (f.JobAssigned, f.JobStarted, f.JobQueued)
 
 log = structlog.get_logger()
 
@@ -74,7 +76,7 @@ class Scheduler:
         self.leadership = Leadership(ledger, self.instance, clock)
         self.firing = Firing(self.schedule, settings, self.states, self.jobs)
         self.access = Access()
-        self.follower = Follower(ledger, self._apply, after=0, after_batch=self._wake)
+        self.follower = Follower(ledger, self._apply, after=0, after_batch=self._read)
         self.acting = Acting(self._surroundings(), self._acted)
         self.dispatching = Dispatching(
             settings, self.definitions, self.jobs, self.fleet, self.states, self.acting
@@ -89,6 +91,7 @@ class Scheduler:
             self.plugin_secrets.of,
         )
         self._leading = False
+        self._news = False
         self._disk = DiskReserve(settings.data_dir, settings.disk_reserve)
         self.snapshots = Snapshots(self)
         self.upkeep = Upkeep(
@@ -248,6 +251,14 @@ class Scheduler:
         if self._leading:
             self.dispatching.note(recorded, touched)
             self._rearm(recorded.fact)
+        if not isinstance(recorded.fact, _SELDOM_DECISIVE):
+            self._news = True
+
+    def _read(self) -> None:
+        """Everything at hand is folded: decide, if anything may follow from it."""
+        if self._news or self.dispatching.has_work():
+            self._news = False
+            self._woken.set()
 
     def _rearm(self, fact: f.Fact) -> None:
         match fact:

@@ -1,10 +1,12 @@
 """Following the ledger: every fact once and in order, through gaps, restarts and damage."""
 
 import asyncio
+import time
 
 import pytest
 
 from domain.facts import Recorded, UnreadableFact
+from services.ledger import reader
 from services.ledger.connection import Ledger
 from services.ledger.errors import AheadOfLedger
 from services.ledger.reader import PULL, Follower
@@ -142,6 +144,20 @@ async def test_a_vanished_consumer_is_replaced_without_loss(ledger: Ledger) -> N
             end = await ledger.append(tick(round), id=f"b{round}")
             assert await follower.reached(end, 5), "the follower did not notice"
     assert seen == list(range(1, 7))
+
+
+async def test_a_busy_follower_does_not_take_the_server_for_silent(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came while this process was held up is read before anything is concluded."""
+    monkeypatch.setattr(reader, "LOOK", 0.12)
+    monkeypatch.setattr(reader, "HEARTBEAT", 0.1)
+    async with following(ledger, lambda _: None) as follower:
+        await follower.reached(await ledger.append(tick(1), id="a"), 5)
+        before = (await ledger.api("CONSUMER.NAMES.LEDGER"))["consumers"]
+        time.sleep(reader.LOOK * reader.SILENT_LOOKS * 2)  # noqa: ASYNC251 - this holds it up
+        await follower.reached(await ledger.append(tick(2), id="b"), 5)
+        assert (await ledger.api("CONSUMER.NAMES.LEDGER"))["consumers"] == before
 
 
 async def test_a_stopped_follower_leaves_nothing_behind(ledger: Ledger) -> None:
