@@ -27,6 +27,8 @@ Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
 
 _NO_SUBJECT = re.compile(r"[\s\x00]|^$")
 _CRLF = b"\r\n"
+# So many parts of messages are written before the turn of the loop ends.
+_MANY = 400
 # So long is no line of the protocol, but what a server tells of itself and its cluster.
 _LONGEST_LINE = 1024 * 1024
 
@@ -61,6 +63,8 @@ class FastClient(Client):
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self.write_out)
         self._outgoing += (head.encode(), headers, payload, _CRLF)
+        if len(self._outgoing) > _MANY:  # the server may begin while the others are made
+            self.write_out()
 
     def write_out(self) -> None:
         """Hand everything to the transport at once: each write wakes the server."""
@@ -69,6 +73,8 @@ class FastClient(Client):
             return
         outgoing = [*self._pending, *self._outgoing]  # a subscription goes before its request
         self.drop_unsent()
+        if not outgoing:
+            return
         # A transport that was closed just now refuses: who awaits an answer is told of the
         # broken connection in a moment.
         with contextlib.suppress(RuntimeError):

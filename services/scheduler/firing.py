@@ -30,7 +30,7 @@ from projections.schedule import EventSchedule, Schedule, Stretch, counter_after
 from services.settings import Settings
 
 # A round takes on about this many fires, so that dispatch is never kept waiting for long.
-ROUND = 1000
+ROUND = 250
 # Due minutes evaluated in one round, missed ones included: some 0.1 s of work.
 LOOKED_AT = 20_000
 TICK_AFTER_FIRES = 60.0  # seconds; bounds what a successor evaluates again

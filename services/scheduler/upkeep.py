@@ -105,7 +105,7 @@ class Upkeep:
 
     def decisions(self, room: int) -> list[tuple[str, f.Fact]]:
         """What goes into this round."""
-        return self.outbox.take(min(SHARE, room))
+        return self.outbox.take(max(0, min(SHARE, room)))
 
     def note(self, recorded: Recorded) -> None:
         """One more fact was read."""
