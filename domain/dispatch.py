@@ -4,9 +4,10 @@ Pure: the situation (slots, queue, definitions, servers) is measured by the call
 a server is only asked for when the job would get a slot.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import msgspec
 
 from domain import facts as f
 from domain.completion import Result, aborted
@@ -134,7 +135,7 @@ def launch_of(job: Job) -> Json:
 def order(job: Job, chosen: Chosen, *, now: float, actor: f.Actor) -> f.JobAssigned:
     """The order that hands the job to a runner (design.md 7)."""
     launch = launch_of(job)
-    small = len(json.dumps(launch)) <= LAUNCH_BYTES
+    small = len(msgspec.json.encode(launch)) <= LAUNCH_BYTES
     return f.JobAssigned(
         at=now,
         actor=actor,

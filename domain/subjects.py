@@ -45,6 +45,9 @@ def report_subject(server: str) -> str:
 def subject_of(fact: f.Fact) -> str:
     """The one subject on which this fact belongs."""
     match fact:
+        # Of each job, so first: the kinds that are compared in vain cost more than all else here.
+        case f.JobRequested() | f.JobCompleted() | f.JobQueued():
+            return job_subject(fact.event, fact.job)
         case f.JobAssigned() | f.JobAbortOrdered():
             return order_subject(fact.server)
         case (
