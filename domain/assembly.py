@@ -6,13 +6,16 @@ Knows nothing of what happens to the job afterwards.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from domain.facts import JobRequested, Json, MadeOf
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.facts import Actor, JobRequested, Json, MadeOf
 from domain.file_limit import pruned
 from domain.limits import first_enabled
 from domain.macros import (
+    OVERRIDE,
     deferred_params,
     expand_params,
     expand_text,
@@ -34,8 +37,7 @@ _RUNTIME = frozenset({"date", "msg", "code", "description", "details", "elapsed_
 DEFERRED = frozenset({"server", "groups"})
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """The records named by a job's `made_of`; empty objects where there was none."""
 
     event: Json
@@ -44,8 +46,7 @@ class Made:
     config: Json
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
+class JobSpec(Struct, frozen=True):
     """A job before it runs: its wire document and what the start decisions read from it.
 
     `job_limit` and `queue_limit` are counts, 0 = no such limit; `weight` counts against a
@@ -65,9 +66,50 @@ class JobSpec:
     remarks: tuple[str, ...] = ()
 
 
+class Template(Struct, frozen=True):
+    """What the jobs have in common whose requests say nothing of their own.
+
+    In the document `head` comes first, then what names the job, then the document of `spec`.
+    """
+
+    head: Json
+    spec: JobSpec
+
+
+def template_of(made: Made) -> Template | None:
+    """What jobs of these records have in common; None if it takes the job itself to know.
+
+    That is so where macros are to be expanded.
+    """
+    head = _head(made)
+    params = _given_params(head, made, _NOBODY)
+    texts = (made.plugin.get("command"), *params.values())
+    if (
+        made.event.get("algo") == "multiplex"
+        or any("{{" in text for text in texts if isinstance(text, str))
+        or any(name.startswith(OVERRIDE) for name in params)
+    ):
+        return None
+    spec = assemble(made, _NOBODY)
+    rest = {key: value for key, value in spec.document.items() if key not in _NAMING}
+    return Template(head, replace(spec, document=rest))
+
+
+def assemble_alike(template: Template, request: JobRequested) -> JobSpec | None:
+    """As `assemble`, for a tenth of the work; None if the request says something of its own."""
+    if request.overrides or request.input or request.test or request.workflow:
+        return None
+    spec = template.spec
+    document = template.head | _identity(request) | spec.document
+    for key in ("limits", "actions", "params", "env"):
+        document[key] = document[key].copy()
+    document["tags"] = document["tags"] + request.add_tags
+    return replace(spec, document=document, title=spec.title or request.event)
+
+
 def assemble(made: Made, request: JobRequested) -> JobSpec:
     """The job that `request` asks for, made of these records. Pure and total."""
-    document = {k: v for k, v in made.event.items() if k not in EVENT_ONLY}
+    document = _head(made)
     document.update(
         {
             key: value
@@ -97,6 +139,10 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
         multiplex=multiplex,
         remarks=tuple(remarks),
     )
+
+
+def _head(made: Made) -> Json:
+    return {k: v for k, v in made.event.items() if k not in EVENT_ONLY}
 
 
 def _identity(request: JobRequested) -> Json:
@@ -233,10 +279,7 @@ def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset
     Returns the names of those that wait for a server.
     """
     fields = _objects(document.get("fields"))
-    params = default_values([*_objects(made.plugin.get("params")), *fields])
-    asked = request.overrides.get("params")
-    params |= made.event.get("params") or {}
-    params |= asked if isinstance(asked, dict) else {}
+    params = _given_params(document, made, request)
     first = {"id": request.first_attempt or request.job, "params": params}
     context = param_context(document | first)
     field_ids = [str(f.get("id")) for f in fields]
@@ -250,6 +293,14 @@ def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset
         if locked and params.get(key):
             document[key] = params[key]
     return deferred
+
+
+def _given_params(document: Json, made: Made, request: JobRequested) -> Json:
+    params = default_values([*_plugin_params(made), *_objects(document.get("fields"))])
+    asked = request.overrides.get("params")
+    params |= made.event.get("params") or {}
+    params |= asked if isinstance(asked, dict) else {}
+    return params
 
 
 def _plugin_params(made: Made) -> list[Json]:
@@ -270,3 +321,19 @@ def _weight(limits: Iterable[Json]) -> float:
 # A job whose definitions are lost (a damaged view) still has an identity.
 NOTHING = Made(event={}, category={}, plugin={}, config={})
 UNMADE = MadeOf(event=0)
+
+_NOBODY = JobRequested(
+    at=0,
+    actor=Actor(type="system", id=""),
+    event="",
+    job="",
+    made_of=UNMADE,
+    source="",
+    username="",
+    now=0,
+)
+# The keys that name a job and say where it came from, if they are there.
+_NAMING = frozenset(
+    "id event source username now type stype splugin parent workflow retry_prev retry_count test "
+    "priority invisible ephemeral".split()
+)

@@ -8,8 +8,10 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from domain.assembly import Made, assemble, on_server
 from domain.facts import JobAssigned, JobRequested, Json, from_plain
@@ -142,7 +144,7 @@ class Launches:
             raise CannotStart(f"Setup Error: the launch is not readable: {error}") from error
         changes = launch.get("changes")
         if isinstance(changes, dict):
-            spec = replace(spec, document=spec.document | changes)
+            spec = structs.replace(spec, document=spec.document | changes)
         return Launch(on_server(spec, self._record, self._groups), made.plugin, secrets)
 
     def _remember(self, key: tuple[str, int, int, int, int], made: Made, secret: bool) -> None:
