@@ -42,9 +42,9 @@ class Credentials:
     @property
     def cookie_session(self) -> str:
         """The session id from the cookie."""
-        cookie = self._header(b"cookie")
-        if "session_id" not in cookie:
+        if b"session_id" not in self.headers.get(b"cookie", b""):
             return ""
+        cookie = self._header(b"cookie")
         try:
             morsel = SimpleCookie(cookie).get("session_id")
         except CookieError:

@@ -165,7 +165,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """The head is here: answer it, if it is not too large."""
         self._head_arrived()
         self._in_body = True
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        size = len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
         if size > MOST_HEAD or len(self.headers) > MOST_FIELDS:
             text = f"at most {MOST_HEAD} bytes and {MOST_FIELDS} fields"
             self._refusal = (431, f"A request's head may have {text}.")

@@ -225,7 +225,7 @@ async def answer(
     if isinstance(result, Direct):
         return result
     manner = Manner(
-        gzip=wants_gzip(headers.get(b"accept-encoding", b"")),
+        gzip=b"accept-encoding" in headers and wants_gzip(headers[b"accept-encoding"]),
         pretty=_truthy(call.params.reserved.get("pretty")),
         private=not endpoint.open or endpoint.space == "user",
         sequence=call.sequence,

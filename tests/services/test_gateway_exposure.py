@@ -277,6 +277,37 @@ async def test_the_rest_of_a_refused_body_does_not_hold_a_connection(
         writer.close()
 
 
+async def test_a_body_is_read_whole_however_it_comes(served: Served) -> None:
+    """With its head in one piece, in several, or after a leave to send it."""
+    key = f"X-API-Key: {served.key}".encode()
+    body = b'{"title": "none"}'
+    for headers, leave in (((key,), b""), ((key, b"Expect: 100-continue"), b"HTTP/1.1 100")):
+        request = post(EVENTS, body, *headers)
+        for cut in (len(request), len(request) - len(body), len(request) - 3):
+            reader, writer = await served.connect()
+            writer.write(request[:cut])
+            await writer.drain()
+            async with asyncio.timeout(WITHIN):
+                first = await reader.readuntil(b"\r\n\r\n") if leave else b""
+                writer.write(request[cut:])
+                reply = await reader.read()
+            writer.close()
+            assert first.startswith(leave)
+            assert reply.endswith(b'"list":{"length":0}}\n')
+
+
+@pytest.mark.parametrize("size", [900, 2000])
+async def test_chunks_are_bounded_like_any_body(api: Api, size: int) -> None:
+    async with serving(api, max_body=1000) as served:
+        head = [b"POST /api/app/get_events/v1 HTTP/1.1", b"Host: x", b"Connection: close"]
+        head += [f"X-API-Key: {served.key}".encode(), b"Content-Type: application/json"]
+        head += [b"Transfer-Encoding: chunked"]
+        body = b'{"x":"' + b"y" * size + b'"}'
+        chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        reply = await served.raw(b"\r\n".join(head) + b"\r\n\r\n" + chunks)
+    assert (b" 413 " in reply[:20]) == (size > 1000)
+
+
 async def test_strangers_cannot_send_much(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key may stand in a body, so strangers' bodies are read; but not at any size."""
     monkeypatch.setattr(endpoint, "STRANGERS_BODY", 1000)

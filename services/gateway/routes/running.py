@@ -52,7 +52,7 @@ def _launch(params: Params) -> Json:
         values["params"] = {}
     flags = Params(values)
     for name in ("test", "test_actions", "test_limits", "priority"):
-        values[name] = flags.flag(name)
+        values[name] = name in values and flags.flag(name)
     if "input" in values:
         _checked_input(values["input"])
     if not isinstance(values.get("test_conditions"), list | None):
