@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from stack import free_port, resident
+from stack import cpu_of, free_port, resident
 
 PATIENCE = 1800.0
 # What a service says in its log when it is ready.
-READY = {"gateway": "gateway_ready", "scheduler": "term_begins", "runner": ""}
+READY = {"gateway": "gateway_ready", "scheduler": "term_begins", "runner": "server_joined"}
 ENDED = "ended"
 
 
@@ -43,8 +43,7 @@ class Service:
             for stream in (self._process.stderr, self._process.stdout)
             if stream is not None
         ]
-        if READY[self.name]:
-            await self.said(READY[self.name])
+        await self.said(READY[self.name])
         return time.perf_counter() - began
 
     async def _read(self, stream: asyncio.StreamReader) -> None:
@@ -68,6 +67,10 @@ class Service:
             await self._news.wait_for(lambda: self._said & {action, ENDED})
             if action not in self._said:
                 raise RuntimeError(f"The {self.name} has ended.")
+
+    def cpu(self) -> float:
+        """CPU seconds used so far."""
+        return cpu_of(self._process.pid)[0]
 
     def memory(self) -> tuple[float, float]:
         """Resident megabytes now and at most so far."""

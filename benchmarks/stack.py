@@ -75,7 +75,7 @@ class Stack:
             return {"all": _tree_cpu(self.pid)} if self.pid is not None else {}
         used: dict[str, float] = {}
         for name, pid in self.pids().items():
-            used[name], children = _cpu(pid)
+            used[name], children = cpu_of(pid)
             if name == "runner":
                 used["children"] = children
         return used
@@ -93,7 +93,7 @@ def server(url: str, key: str, pid: int | None = None) -> Stack:
     return Stack(where.hostname, where.port or 80, key, pid=pid)
 
 
-def _cpu(pid: int) -> tuple[float, float]:
+def cpu_of(pid: int) -> tuple[float, float]:
     """CPU seconds of a process, and of those children that it has waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     user, system, child_user, child_system = (int(x) / _TICK for x in fields[11:15])
@@ -104,7 +104,7 @@ def _tree_cpu(pid: int) -> float:
     """CPU seconds of a process and of all its descendants, ended ones included."""
     total = 0.0
     with suppress(OSError):  # it may have ended just now
-        total += sum(_cpu(pid))
+        total += sum(cpu_of(pid))
         for task in Path(f"/proc/{pid}/task").iterdir():
             total += sum(map(_tree_cpu, map(int, (task / "children").read_text().split())))
     return total
