@@ -30,6 +30,7 @@ _FILE = 6
 _SOURCE = 7
 _ERR = 8
 _EXITS = 9
+_ADOPTED = signal.SIGUSR2
 _MOVE = fcntl.F_DUPFD_CLOEXEC
 _AT_ONCE = os.O_NONBLOCK | os.O_CLOEXEC
 _SOFT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -41,14 +42,17 @@ _FILES = "unlimited" if _SOFT == resource.RLIM_INFINITY else str(_SOFT)
 # go to the job's stderr. A script that signals its whole group (`kill 0`) must not end the wrapper
 # with it: trapped signals, unlike ignored ones, are at their default again in the command.
 # Stderr is a pipe where it can be (output.py): the wrapper keeps its reading end open for the time
-# between two runners, and saves what is in it when the command ends while there is none.
+# between two runners, and saves what is in it when the command ends while there is none. A runner
+# that adopts the pipe says so by a signal, as with two readers the bytes would change places; its
+# number stands in the file $3, that of the first one is $2.
 WRAPPER = f"""\
-trap : 1 2 3 10 12 13 14 15
+trap : 1 2 3 10 13 14 15
+trap 'read -r runner <"$pids"' {int(_ADOPTED)}
 echo "begin $0 $$" >&{_EXITS}
 ulimit -Sn {_FILES}
 cd "$1" || exit 126
-runner=$2
-shift 2
+runner=$2 pids=$3
+shift 3
 (exec "$@" 2>&{_ERR} {_FILE}>&- {_SOURCE}<&- {_ERR}>&- {_EXITS}>&-)
 s=$?
 if [ ! -e /proc/$runner ]; then
@@ -94,11 +98,13 @@ class Streams:
     kept: int
 
 
-def start(command: Command, tag: str, stdin: bytes, streams: Streams, exits: int) -> int:
+def start(
+    command: Command, tag: str, stdin: bytes, streams: Streams, exits: int, pid_file: str
+) -> int:
     """Start a command in its own session; returns the wrapper's pid, which is the session.
 
-    `tag` is "JOB ORDER", `exits` an open descriptor. `stdin` never touches a disk. Raises OSError
-    if the process cannot be made.
+    `tag` is "JOB ORDER", `exits` an open descriptor; whoever adopts the process has its own pid in
+    `pid_file`. `stdin` never touches a disk. Raises OSError if the process cannot be made.
     """
     wanted = {
         1: streams.out,
@@ -115,18 +121,17 @@ def start(command: Command, tag: str, stdin: bytes, streams: Streams, exits: int
                 targets[number] = fcntl.fcntl(descriptor, _MOVE, _EXITS + 1)
                 own.append(targets[number])
         if command.account is None:
-            return _spawn(command, tag, targets)
-        return _spawn_as(command, command.account, tag, targets)
+            return _spawn(command, [tag, command.cwd, str(os.getpid()), pid_file], targets)
+        return _spawn_as(command, command.account, [tag, ".", str(os.getpid()), pid_file], targets)
     finally:
         for descriptor in own:
             os.close(descriptor)
 
 
-def _spawn(command: Command, tag: str, targets: Mapping[int, int]) -> int:
-    argv = [SHELL, "-c", WRAPPER, tag, command.cwd, str(os.getpid()), *command.argv]
+def _spawn(command: Command, words: list[str], targets: Mapping[int, int]) -> int:
     return os.posix_spawn(
         SHELL,
-        argv,
+        [SHELL, "-c", WRAPPER, *words, *command.argv],
         command.env,
         file_actions=[(os.POSIX_SPAWN_DUP2, source, number) for number, source in targets.items()],
         setsid=True,
@@ -135,9 +140,11 @@ def _spawn(command: Command, tag: str, targets: Mapping[int, int]) -> int:
     )
 
 
-def _spawn_as(command: Command, account: Account, tag: str, targets: Mapping[int, int]) -> int:
+def _spawn_as(
+    command: Command, account: Account, words: list[str], targets: Mapping[int, int]
+) -> int:
     """As `_spawn`, under another account, for which posix_spawn has no means."""
-    argv = [SHELL, "-c", WRAPPER, tag, ".", str(os.getpid()), *command.argv]
+    argv = [SHELL, "-c", WRAPPER, *words, *command.argv]
     above = max(*targets.values(), *targets) + 1
     pid = os.fork()
     if pid:
@@ -164,16 +171,17 @@ def _high(targets: Mapping[int, int], above: int) -> Iterable[tuple[int, int]]:
         yield number, os.dup2(source, above + number, inheritable=False)
 
 
-def stderr_of(pid: int) -> int | None:
+def take_stderr_of(pid: int) -> int | None:
     """The reading end of the pipe that a wrapper keeps for its command's stderr, if there is one.
 
-    To be closed by the caller.
+    From now on the wrapper leaves the pipe to the caller, who has to close it.
     """
     try:
         descriptor = os.open(f"/proc/{pid}/fd/{_SOURCE}", os.O_RDONLY | _AT_ONCE)
     except OSError:
         return None
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        send(pid, _ADOPTED)
         return descriptor
     os.close(descriptor)
     return None

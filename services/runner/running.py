@@ -113,7 +113,12 @@ class Run:
             tag = f"{entry.job} {entry.order}"
             try:
                 pid = children.start(
-                    prepared.command, tag, prepared.stdin, streams, desk.spool.exits
+                    prepared.command,
+                    tag,
+                    prepared.stdin,
+                    streams,
+                    desk.spool.exits,
+                    desk.spool.pid_file,
                 )
             finally:
                 if streams.err != streams.kept:
@@ -165,7 +170,7 @@ class Run:
         child = Child.adopted(pid, start_ticks)
         if child is None:
             return False
-        await self._reopen(children.stderr_of(pid))
+        await self._reopen(children.take_stderr_of(pid))
         self.undecided = False
         self._began = time.monotonic() - procfs.age(start_ticks)
         self._watch(child, self.entry.started or time.time())

@@ -1,6 +1,7 @@
 """The runner's memory on disk: which orders it holds and how far each one got (design.md 7).
 
     DIR/runner/lock      held while a runner uses this directory
+    DIR/runner/pid       whose process it is; wrappers read it (children.py)
     DIR/runner/id        the generated server id
     DIR/runner/journal   one line of JSON per step of any job; `Entry` is folded from it
     DIR/runner/exits     appended to by the wrappers (children.py): begin and end of each command
@@ -137,6 +138,9 @@ class Spool:
         self.ledger: str | None = None
         self._make_directories()
         self._lock = self._take_lock()
+        self.pid_file = f"{directory}/pid"
+        Path(self.pid_file).write_text(f"{os.getpid()}\n", encoding="ascii")
+        os.chmod(self.pid_file, 0o644)
         self.outputs = Spares(directory / "spare-outputs", 0o600, 2 * SPARE_JOBS)
         self.scripts = Spares(directory / "spare-scripts", 0o700, SPARE_JOBS)
         self._journal_path = directory / "journal"

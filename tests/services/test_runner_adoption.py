@@ -174,3 +174,25 @@ async def test_stderr_is_kept_while_there_is_no_runner(
         assert await scheduler.log(await scheduler.finished(ending)) == "1\n2\n"
         log = await scheduler.log(await scheduler.finished(staying))
     assert log.split() == ["1", "2", *(str(n) for n in range(1, 300001)), "3"]
+
+
+async def test_stderr_is_kept_after_a_runner_that_adopted_its_job_has_died_too(
+    scheduler: Bench, nats_server: EmbeddedNats, tmp_path: Path
+) -> None:
+    """A wrapper leaves the pipe to whoever adopts it, for as long as that runner lives."""
+    go = f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+    with runner_process(nats_server, tmp_path):
+        await joined(scheduler, 1)
+        order = await scheduler.script(f"{go}; echo 1 >&2; echo 2 >&2")
+        await scheduler.started(order)
+    with runner_process(nats_server, tmp_path):
+        await joined(scheduler, 2)
+        boot = scheduler.boot
+        await scheduler.until(
+            lambda: any(b["boot"] == boot and "j1" in b["jobs"] for b in scheduler.heartbeats),
+            "the job was not adopted",
+        )
+    (tmp_path / "go").touch()
+    await asyncio.to_thread(_wait_for_exits, tmp_path, 1)
+    with runner_process(nats_server, tmp_path):
+        assert await scheduler.log(await scheduler.finished(order)) == "1\n2\n"
