@@ -9,8 +9,10 @@ fires (fires.py). `make plots` measures what is missing, and draws.
 
 import argparse
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from client import Json
 
@@ -20,11 +22,13 @@ ROLES = ("nats", "gateway", "scheduler", "runner", "children")
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One diagram: lines by their name, as points (x, y)."""
+    """One diagram: lines by their name, as points (x, y); `bars` where x is only a name."""
 
     title: str
     x: str
     y: str
+    bars: bool = False
+    log: bool = False
     lines: Line = field(default_factory=dict)
 
     def add(self, line: str, x: float, y: float) -> None:
@@ -59,8 +63,8 @@ def _replay(rows: list[Json]) -> list[Panel]:
 
 
 def _jobs(rows: list[Json]) -> list[Panel]:
-    panel = Panel("Jobs per second by limit (0: none)", "at a time", "jobs/s")
-    for row in sorted(rows, key=lambda row: row["limit"]):
+    panel = Panel("Jobs per second", "at a time", "jobs/s", bars=True)
+    for row in sorted(rows, key=lambda row: row["limit"] or math.inf):
         panel.add(
             "the peer" if row["server"] else "Jobledger", row["limit"], row["jobs_per_second"]
         )
@@ -68,7 +72,7 @@ def _jobs(rows: list[Json]) -> list[Panel]:
 
 
 def _fires(rows: list[Json]) -> list[Panel]:
-    panel = Panel("Fires", "due at the same second", "ms late")
+    panel = Panel("Fires", "due at the same second", "ms late", log=True)
     names = {
         "stored_last": "all stored",
         "started_p50": "started, p50",
@@ -87,18 +91,30 @@ def draw(name: str, diagrams: list[Panel], folder: Path) -> Path:
     figure = Figure(figsize=(6 * len(diagrams), 4.5), layout="constrained")
     for number, panel in enumerate(diagrams):
         axes = figure.add_subplot(1, len(diagrams), number + 1)
-        for line, points in panel.lines.items():
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line)
-        amounts = {x for points in panel.lines.values() for x, _ in points if x}
-        if max(amounts) > 100:
-            axes.set_xscale("symlog", linthresh=min(amounts))
+        (_bars if panel.bars else _lines)(axes, panel)
         axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log") if panel.log else axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     path = folder / f"{name}.png"
     figure.savefig(path, dpi=110)
     return path
+
+
+def _lines(axes: Any, panel: Panel) -> None:
+    for line, points in panel.lines.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line)
+    amounts = {x for points in panel.lines.values() for x, _ in points if x}
+    if amounts and max(amounts) > 100:
+        axes.set_xscale("symlog", linthresh=min(amounts))
+
+
+def _bars(axes: Any, panel: Panel) -> None:
+    width = 0.8 / len(panel.lines)
+    for number, (line, points) in enumerate(panel.lines.items()):
+        places = [place + number * width for place in range(len(points))]
+        axes.bar(places, [y for _, y in points], width, label=line)
+        axes.set_xticks(places, [str(x or "any") for x, _ in points])
 
 
 def main() -> None:

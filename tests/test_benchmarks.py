@@ -96,3 +96,11 @@ def test_a_picture_shows_each_line_of_what_was_measured(program: Any) -> None:
     events, queued = found["curves"]
     assert events.lines["gateway"] == [(10, 1.5), (100, 1.5)]
     assert queued.lines["all"] == [(0, 1.5)]
+
+
+def test_jobs_without_a_limit_are_drawn_last(program: Any) -> None:
+    rows = [{"limit": limit, "server": 0, "jobs_per_second": 200 - limit} for limit in (0, 32, 8)]
+
+    (panel,) = program("plots").panels({"jobs": rows})["jobs"]
+
+    assert panel.lines == {"Jobledger": [(8, 192), (32, 168), (0, 200)]}
