@@ -34,6 +34,7 @@ KEEP_ALIVE = 75
 # Open requests get this long to end when the service stops.
 GRACE = 1
 _BACKLOG = 2048
+_TICK = 1.0
 # Open files that are no connections of clients: the views, NATS, libraries.
 _OTHER_FILES = 128
 
@@ -124,7 +125,8 @@ def http_server(gateway: Gateway) -> uvicorn.Server:
             backlog=_BACKLOG,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACE,
-        )
+        ),
+        gateway.stopping,
     )
 
 
@@ -152,7 +154,20 @@ async def _announce(gateway: Gateway) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: stopping is the caller's business."""
+    """uvicorn without signal handlers: `stopping` is the caller's business.
+
+    It looks ten times a second whether it shall stop; this one is told, and wakes for `Date` alone.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def main_loop(self) -> None:
+        while not (await self.on_tick(0) or self._stopping.is_set()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK):
+                    await self._stopping.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
