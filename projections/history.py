@@ -41,6 +41,10 @@ _ORDER = {
     "elapsed": "elapsed {0}, id {0}",
 }
 _MOST_MARKS = 500
+_INSERT = (
+    "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (id) DO NOTHING"
+)
 _MOST_NUMBER = 1e15
 
 
@@ -55,6 +59,7 @@ class History:
         self._connection = connection
         self.revisions = Revisions(connection)
         self.position = int(read_meta(connection, "position") or 0)
+        self._job_facts: list[tuple[str, int]] = []
 
     def apply_batch(self, facts: Sequence[tuple[Recorded, Json | None]]) -> None:
         """Fold these facts, in order, in one transaction; those already folded are skipped.
@@ -68,8 +73,10 @@ class History:
             return
         end = fresh[-1][0].sequence
         with _transaction(self._connection):
+            self._job_facts = []
             for recorded, job in fresh:
                 self._apply(recorded, job)
+            self._note_job_facts()
             self._connection.execute("UPDATE meta SET value = ? WHERE name = 'position'", (end,))
         self.position = end
 
@@ -146,8 +153,6 @@ class History:
     def _apply(self, recorded: Recorded, job: Json | None) -> None:
         fact = recorded.fact
         self.revisions.add(recorded)
-        if isinstance(fact, f.JobFinished) and (record := self.job(fact.job)) is not None:
-            self._store(with_late_report(record, fact))
         match fact:
             case f.JobCompleted() if job is not None and not job.get("ephemeral"):
                 self._store({**job, "id": fact.job})
@@ -165,9 +170,9 @@ class History:
                 | f.JobFinished()
                 | f.JobReturned()
             ):
-                self._connection.execute(
-                    "INSERT INTO job_facts VALUES (?, ?)", (fact.job, recorded.sequence)
-                )
+                self._job_facts.append((fact.job, recorded.sequence))
+                if isinstance(fact, f.JobFinished) and self.has(fact.job):
+                    self._take_late(fact)
             case f.EventDeleted() if fact.delete_jobs:
                 rows = self._connection.execute(
                     "SELECT id FROM jobs WHERE event = ?", (fact.event,)
@@ -175,6 +180,16 @@ class History:
                 self._erase([row[0] for row in rows.fetchall()])
             case _:
                 pass
+
+    def _note_job_facts(self) -> None:
+        """Many rows in one statement; whatever deletes such rows must have them stored first."""
+        self._connection.executemany("INSERT INTO job_facts VALUES (?, ?)", self._job_facts)
+        self._job_facts = []
+
+    def _take_late(self, fact: f.JobFinished) -> None:
+        record = self.job(fact.job)
+        if record is not None:
+            self._store(with_late_report(record, fact))
 
     def _change(self, id: str, changes: Json, note: Json | None = None) -> None:
         job = self.job(id)
@@ -190,27 +205,26 @@ class History:
 
     def _store(self, job: Json) -> None:
         id = job["id"]
-        self._erase([id])
         brief = {name: value for name, value in job.items() if name not in PRUNED}
         details = {name: value for name, value in job.items() if name in PRUNED}
         targets = _texts(job.get("targets"))
-        self._connection.execute(
-            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                id,
-                *(_text(job.get(name)) for name in ("event", "category", "plugin", "server")),
-                _text(job.get("source")),
-                _text(job.get("code", 0)),
-                *(_number(job.get(name)) for name in ("started", "completed", "elapsed")),
-                not job.get("code"),
-                bool(job.get("retried")),
-                bool(job.get("test")),
-                bool(job.get("files")),
-                len(targets),
-                to_text(brief),
-                to_text(details),
-            ),
+        row = (
+            id,
+            *(_text(job.get(name)) for name in ("event", "category", "plugin", "server")),
+            _text(job.get("source")),
+            _text(job.get("code", 0)),
+            *(_number(job.get(name)) for name in ("started", "completed", "elapsed")),
+            not job.get("code"),
+            bool(job.get("retried")),
+            bool(job.get("test")),
+            bool(job.get("files")),
+            len(targets),
+            to_text(brief),
+            to_text(details),
         )
+        if not self._connection.execute(_INSERT, row).rowcount:
+            self._erase([id])
+            self._connection.execute(_INSERT, row)
         words = {
             *(("tag", word) for word in _texts(job.get("tags"))),
             *(("group", word) for word in _texts(job.get("groups"))),
@@ -224,6 +238,7 @@ class History:
     def _forget(self, fact: f.JobDeleted) -> None:
         """Drop all that an erased job's facts left: a fold without them must be the same."""
         self._erase([fact.job])
+        self._note_job_facts()
         self._connection.execute("DELETE FROM job_facts WHERE job = ?", (fact.job,))
         self.revisions.forget(sequence for sequence, _ in fact.erased)
 

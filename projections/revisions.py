@@ -11,12 +11,15 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from domain import facts as f
 from domain.event import change_summary
 from domain.facts import Json, Recorded
 from domain.ids import base36
 from projections.search import Calendar, Where, activity_where, all_of
 
+_ENCODER = msgspec.json.Encoder()
 _WORDS = re.compile(r"\w+")
 _END_OF_TIME = 1e11  # Unix seconds; what comes after it has no date
 _EVENT_ACTIONS = ("event_create", "event_update", "event_delete")
@@ -32,6 +35,24 @@ REVISION_TYPES = {
     "tags": "tag",
     "roles": "role",
 }
+
+
+# What every job leaves on the ledger, and the log does not show: no need to look closer.
+PASSED_OVER = frozenset(
+    {
+        f.JobRequested,
+        f.JobQueued,
+        f.JobStarting,
+        f.JobAssigned,
+        f.JobStarted,
+        f.JobFinishing,
+        f.JobFinished,
+        f.ActionStarted,
+        f.ActionEnded,
+        f.JobEnded,
+        f.JobCompleted,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +75,7 @@ class Activity:
 
 def to_text(value: Json) -> str:
     """JSON as rows are stored and sent: compact, in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value).decode()
 
 
 def row_id(prefix: str, at: float, sequence: int) -> str:
@@ -173,6 +194,8 @@ class Revisions:
     def add(self, recorded: Recorded) -> None:
         """Write what this fact leaves, inside the caller's transaction."""
         fact = recorded.fact
+        if type(fact) in PASSED_OVER:
+            return
         previous = None
         if isinstance(fact, f.EventDeleted):
             previous = self.event_at(fact.event, sequence=recorded.sequence - 1)

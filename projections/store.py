@@ -10,8 +10,8 @@ Knows nothing of what the rows mean (history.py, revisions.py) and runs no threa
 import sqlite3
 from pathlib import Path
 
-# Raise it when the tables change: older files are then rebuilt.
-SCHEMA_VERSION = 3
+# Raise it when the tables change, or what is written to them: older files are then rebuilt.
+SCHEMA_VERSION = 4
 # Of the snapshots the last two are kept: the older one serves if the newer cannot be read.
 _KEPT_STATES = 2
 # Files up to this size (bytes) are checked page by page at every start: about 0.1 s.

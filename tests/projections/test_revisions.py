@@ -1,18 +1,20 @@
 """The revisions of events and the activity log."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from domain import facts as f
-from domain.facts import Json
+from domain.facts import KINDS, Json, decode
 from projections.history import History
-from projections.revisions import Page, activity_of
+from projections.revisions import PASSED_OVER, Page, activity_of
 from projections.search import Calendar
 from tests.projections.recording import ANNA, START, Book, empty_store
 
 CALENDAR = Calendar(now=START)
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def told(book: Book) -> History:
@@ -207,3 +209,10 @@ def test_the_products_own_doings_are_named_as_such() -> None:
     assert row["username"] == "scheduler"
     assert row["description"] == "Updated enabled (job j1)"
     assert row["reason"] == "job j1"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_is_passed_over_leaves_no_activity(kind: str) -> None:
+    fact = decode((GOLDEN / f"{kind}.v1.json").read_bytes())
+
+    assert type(fact) not in PASSED_OVER or activity_of(fact) is None
