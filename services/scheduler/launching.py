@@ -7,11 +7,11 @@ guard, never from what the message claims.
 
 import asyncio
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import ValidationError
+from msgspec.structs import asdict
 from nats.aio.msg import Msg
 
 from domain.dispatch import launch_of
