@@ -59,9 +59,13 @@ class Spares:
                 os.unlink(path)
 
     def _emptied(self, path: str | Path) -> bool:
-        """Whether the file is ours alone; it is empty then."""
+        """Whether the file is ours alone; it is empty then.
+
+        It is not opened for writing: a process that is being started in that moment would have it
+        open as well until it has become another program, and so long no script in it can run.
+        """
         try:
-            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             raise
         except OSError:
@@ -76,7 +80,7 @@ class Spares:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             if found.st_size:
-                os.ftruncate(file, 0)
+                os.truncate(f"/proc/self/fd/{file}", 0)
         except OSError:
             return False
         finally:

@@ -1,6 +1,7 @@
 """Which files of ended jobs may be used again."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,21 @@ def test_what_an_earlier_runner_kept_is_deleted(spares: Spares, tmp_path: Path) 
     spares.keep(written(tmp_path / "j1.out"))
     Spares(tmp_path / "spare", 0o600, most=2)
     assert list((tmp_path / "spare").iterdir()) == []
+
+
+def test_a_file_is_not_open_for_writing_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process started in that moment inherits the descriptor, and no busy file can be run."""
+    script = written(tmp_path / "j1", b"#!/bin/sh\nexit 7\n")
+    script.chmod(0o700)
+    codes: list[int] = []
+
+    def run_and_look(file: int) -> os.stat_result:
+        codes.append(subprocess.run([script], check=False).returncode)
+        return os.stat(file)
+
+    spares = Spares(tmp_path / "spare", 0o700, most=2)
+    monkeypatch.setattr("services.runner.spares.os.fstat", run_and_look)
+    spares.keep(script)
+    assert codes == [7]
