@@ -96,8 +96,9 @@ def test_a_file_is_not_open_for_writing_while_it_is_looked_at(
     codes: list[int] = []
 
     def run_and_look(file: int) -> os.stat_result:
+        monkeypatch.undo()
         codes.append(subprocess.run([script], check=False).returncode)
-        return os.stat(file)
+        return os.fstat(file)
 
     spares = Spares(tmp_path / "spare", 0o700, most=2)
     monkeypatch.setattr("services.runner.spares.os.fstat", run_and_look)
