@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from msgspec import Struct
+
 from domain import facts as f
 from domain.catalog import CONFIG_ID
 from domain.facts import Json, MadeOf, Recorded
@@ -90,8 +92,7 @@ class Startup:
     due: int
 
 
-@dataclass(slots=True)
-class StoredStretch:
+class StoredStretch(Struct):
     """A stretch in a snapshot; `definition` None: the event's record in force."""
 
     anchor: int
@@ -103,8 +104,7 @@ class StoredStretch:
     nth: int | None
 
 
-@dataclass(slots=True)
-class StoredEvent:
+class StoredEvent(Struct):
     """An EventSchedule in a snapshot."""
 
     stretches: list[StoredStretch]

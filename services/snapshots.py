@@ -10,9 +10,9 @@ from typing import Any
 
 from projections import snapshot
 
-# A snapshot is due after so many facts: a start reads fewer again within a second (design.md 8,
-# 11), as long as writing takes no more than this share of the time ...
-FACTS = 10_000
+# A snapshot is due after so many facts: a start reads fewer again within half a second (design.md
+# 8, 11), as long as writing takes no more than this share of the time ...
+FACTS = 20_000
 SHARE = 1 / 20
 # ... else once a minute, if there is more to skip than a start reads in a moment ...
 INTERVAL = 60.0
