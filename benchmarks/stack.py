@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import structlog
 from client import Client, Json, run
@@ -191,16 +191,22 @@ async def facts(stack: Stack, after: int, upto: int | None = None) -> list[tuple
 
 
 async def ended(client: Client, query: str, jobs: int, patience: float = 300.0) -> None:
-    """Until the history holds so many jobs; looks less often while many are missing."""
+    """Until the history holds so many jobs; looks less often while many are missing.
+
+    Raises SystemExit if they take longer than `patience` seconds, or if one failed.
+    """
     deadline = time.monotonic() + patience
-    while True:
-        history = await client.call(f"search_jobs/v1?query={query}&limit=1")
-        missing = jobs - history["list"]["length"]
-        if missing <= 0:
-            return
+    while (missing := jobs - await _found(client, query)) > 0:
         if time.monotonic() > deadline:
             raise SystemExit(f"{missing} of {jobs} jobs do not end.")
         await asyncio.sleep(max(0.01, min(0.1, missing / 2000)))
+    if failed := await _found(client, f"{query} tags:_error"):
+        raise SystemExit(f"{failed} of {jobs} jobs failed.")
+
+
+async def _found(client: Client, query: str) -> int:
+    history = await client.call(f"search_jobs/v1?query={quote(query)}&limit=1")
+    return int(history["list"]["length"])
 
 
 def percentile(values: list[float], percent: int) -> float:
