@@ -28,28 +28,20 @@ class Credentials:
 
     headers: dict[bytes, bytes]
     reserved: Json = field(default_factory=dict)
+    cookie_session: str = field(init=False)
+    """The session id from the cookie."""
+    session_in_headers: str = field(init=False)
+    """The session id from cookie or header."""
+
+    def __post_init__(self) -> None:
+        cookie = self._header(b"cookie")
+        self.cookie_session = _session_in(cookie) if "session_id" in cookie else ""
+        self.session_in_headers = self.cookie_session or self._header(b"x-session-id")
 
     @property
     def session(self) -> str:
         """The session id from cookie, header or body; empty when none came."""
         return self.session_in_headers or _text(self.reserved.get("session_id"))
-
-    @property
-    def session_in_headers(self) -> str:
-        """The session id from cookie or header."""
-        return self.cookie_session or self._header(b"x-session-id")
-
-    @property
-    def cookie_session(self) -> str:
-        """The session id from the cookie."""
-        if b"session_id" not in self.headers.get(b"cookie", b""):
-            return ""
-        cookie = self._header(b"cookie")
-        try:
-            morsel = SimpleCookie(cookie).get("session_id")
-        except CookieError:
-            return ""
-        return morsel.value if morsel is not None else ""
 
     @property
     def api_key(self) -> str:
@@ -69,6 +61,14 @@ class Credentials:
     def _header(self, name: bytes) -> str:
         value = self.headers.get(name)
         return value.decode("latin-1").strip() if value else ""
+
+
+def _session_in(cookie: str) -> str:
+    try:
+        morsel = SimpleCookie(cookie).get("session_id")
+    except CookieError:
+        return ""
+    return morsel.value if morsel is not None else ""
 
 
 class KeyRates:
