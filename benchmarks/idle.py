@@ -25,11 +25,19 @@ def main() -> None:
         time.sleep(args.seconds)
         last, took = stack.cpu(), time.perf_counter() - began
         memory = stack.memory()
+        shares = {name: share(pid) for name, pid in stack.pids().items()}
     percent = {name: 100 * (last[name] - first[name]) / took for name in SERVICES}
-    rows = [[name, percent[name], memory[name]] for name in SERVICES]
-    rows.append(["all", sum(percent.values()), sum(memory.values())])
-    print_table(f"Idle; {before}", ["process", "% of a core", "resident MB"], rows)
-    write_json(args.json, {"idle": {"percent": percent, "resident_mb": memory}})
+    rows = [[name, percent[name], memory[name], shares[name]] for name in SERVICES]
+    rows.append(["all", *(sum(column.values()) for column in (percent, memory, shares))])
+    columns = ["process", "% of a core", "resident MB", "its share MB"]
+    print_table(f"Idle; {before}", columns, rows)
+    write_json(args.json, {"idle": {"percent": percent, "resident_mb": memory, "pss_mb": shares}})
+
+
+def share(pid: int) -> float:
+    """Megabytes of a process, where what several use counts once in all (PSS)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
 if __name__ == "__main__":
