@@ -13,11 +13,12 @@ What the server does (tests/services/test_ledger_append.py holds it to that):
 """
 
 import asyncio
-import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from domain.facts import Fact, Json, encode
 from domain.subjects import TERM, subject_of
@@ -208,7 +209,7 @@ async def _exchange_each(
     for message, future in reversed(list(zip(messages, futures, strict=False))):
         try:
             reply = await ledger.answer(future, message.subject, deadline.answer_wait)
-            answers[message.id] = json.loads(reply.data)
+            answers[message.id] = msgspec.json.decode(reply.data)
         except OutcomeUnknown:
             deadline.sent = True
         except NotServed as error:
@@ -259,7 +260,7 @@ async def _exchange(ledger: "Ledger", messages: list[_Message], deadline: _Deadl
         except OutcomeUnknown:
             deadline.sent = True
         else:
-            answer: Json = json.loads(reply.data)
+            answer: Json = msgspec.json.decode(reply.data)
             return answer
 
 

@@ -89,7 +89,7 @@ class Follower:
         self._inbox: deque[_Message] = deque()
         self._news = asyncio.Event()
         self._reconnected = False
-        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiters: list[tuple[int, int, asyncio.Future[bool]]] = []
         self._tickets = itertools.count()
 
     async def run(self) -> None:
@@ -121,14 +121,14 @@ class Follower:
         """Wait up to `timeout` seconds until `sequence` is applied; whether it is."""
         if sequence <= self.position:
             return True
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
         heapq.heappush(self._waiters, (sequence, next(self._tickets), future))
+        late = loop.call_later(timeout, _tell, future, False)
         try:
-            async with asyncio.timeout(timeout):
-                await future
-        except TimeoutError:
-            return False
-        return True
+            return await future
+        finally:
+            late.cancel()
 
     # --- one consumer's life -----------------------------------------------------------------
 
@@ -197,9 +197,7 @@ class Follower:
         """Everything up to `sequence` is applied: let those who waited for it go on."""
         self.position = sequence
         while self._waiters and self._waiters[0][0] <= sequence:
-            future = heapq.heappop(self._waiters)[2]
-            if not future.done():
-                future.set_result(None)
+            _tell(heapq.heappop(self._waiters)[2], True)
 
 
 class _Delivery:
@@ -321,3 +319,8 @@ class _Delivery:
             if stored is not None and stored.sequence <= self._end:
                 return True
         return False
+
+
+def _tell(future: asyncio.Future[bool], reached: bool) -> None:
+    if not future.done():
+        future.set_result(reached)

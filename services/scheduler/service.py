@@ -6,7 +6,6 @@ under the term's fence, wait until the own reader has seen the last own write, d
 """
 
 import asyncio
-import contextlib
 import os
 import secrets
 import time
@@ -213,10 +212,11 @@ class Scheduler:
         self._woken.clear()
         if self.dispatching.has_work():
             return
-        with contextlib.suppress(TimeoutError):
-            # Not wait_for: Python 3.11's forgets a cancellation that meets the end of the wait.
-            async with asyncio.timeout(wait - FINEST):
-                await self._woken.wait()
+        alarm = asyncio.get_running_loop().call_later(wait - FINEST, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            alarm.cancel()
 
     async def _settle(self, term: int) -> None:
         """After an append of unknown outcome: read to the end, then decide from the fold."""
