@@ -44,7 +44,7 @@ ANSWER_WAIT = 2.0
 RETRY_WAIT = 0.05
 # Guarded singles in flight beat an atomic batch, which the server stages in a directory of its
 # own, up to about this many facts (design.md 3.4).
-PIPELINED = 32
+PIPELINED = 16
 BATCH_LIMIT = 1000
 
 GUARD = "Nats-Expected-Last-Subject-Sequence"
@@ -154,7 +154,7 @@ async def append_fenced(
     """Record a leader's decisions, (id, fact) in order, if its term still is the last one.
 
     Returns the last fact's sequence. Raises Deposed once `facts.term` has moved on: then any
-    number of the first facts may stand. Up to 32 facts are separate writes on a single node;
+    number of the first facts may stand. Up to 16 facts are separate writes on a single node;
     more (and on a replicated stream two or more) stand or fall together, a thousand at a time.
     """
     if not facts:
