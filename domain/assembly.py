@@ -31,8 +31,13 @@ EVENT_ONLY = frozenset(
 )
 # Keys that only the server may set (execution.md 3.1 step 1).
 LAUNCH_CONTEXT = frozenset({"command", "script", "uid", "gid", "cwd", "env", "kill", "runner"})
+# The keys that name a job and say where it came from; those that are there when they say something.
+_ORIGIN = ("type", "stype", "splugin", "parent", "workflow", "retry_prev")
+_MARKS = ("retry_count", "test", "priority", "invisible", "ephemeral")
+_NAMING = frozenset({"id", "event", "source", "username", "now", *_ORIGIN, *_MARKS})
 # What a limit or an action carries after it was used; never inherited by a new job.
 _RUNTIME = frozenset({"date", "msg", "code", "description", "details", "elapsed_ms", "active"})
+_MOST_TEMPLATES = 2000
 # Macros that mention these wait until a server is chosen (execution.md 4).
 DEFERRED = frozenset({"server", "groups"})
 
@@ -76,6 +81,27 @@ class Template(Struct, frozen=True):
     spec: JobSpec
 
 
+class Assembly:
+    """Assembles jobs one after the other, and keeps what they have in common."""
+
+    def __init__(self) -> None:
+        self._templates: dict[MadeOf, Template | None] = {}
+
+    def spec(self, made: Made, request: JobRequested) -> JobSpec:
+        """As `assemble`; `made` are the records that the request's `made_of` names."""
+        template = self._template(request.made_of, made)
+        alike = assemble_alike(template, request) if template is not None else None
+        return alike or assemble(made, request)
+
+    def _template(self, made_of: MadeOf, made: Made) -> Template | None:
+        """The template of the records at these sequences, which never change."""
+        if made_of not in self._templates:
+            if len(self._templates) >= _MOST_TEMPLATES:
+                del self._templates[next(iter(self._templates))]
+            self._templates[made_of] = template_of(made)
+        return self._templates[made_of]
+
+
 def template_of(made: Made) -> Template | None:
     """What jobs of these records have in common; None if it takes the job itself to know.
 
@@ -83,7 +109,7 @@ def template_of(made: Made) -> Template | None:
     """
     head = _head(made)
     params = _given_params(head, made, _NOBODY)
-    texts = (made.plugin.get("command"), *params.values())
+    texts = (str(made.plugin.get("command")), *params.values())
     if (
         made.event.get("algo") == "multiplex"
         or any("{{" in text for text in texts if isinstance(text, str))
@@ -154,20 +180,14 @@ def _identity(request: JobRequested) -> Json:
         "username": request.username,
         "now": request.now,
     }
-    optional = {
-        "type": request.type,
-        "stype": request.stype,
-        "splugin": request.splugin,
-        "parent": request.parent,
-        "workflow": request.workflow,
-        "retry_prev": request.retry_prev,
-        "retry_count": request.retry_count or None,
-        "test": request.test or None,
-        "priority": request.priority or None,
-        "invisible": request.invisible or None,
-        "ephemeral": request.ephemeral or None,
-    }
-    return keys | {key: value for key, value in optional.items() if value is not None}
+    for key in _ORIGIN:
+        value = getattr(request, key)
+        if value is not None:
+            keys[key] = value
+    for key in _MARKS:
+        if value := getattr(request, key):
+            keys[key] = value
+    return keys
 
 
 def _limits(made: Made, request: JobRequested, document: Json) -> list[Json]:
@@ -331,9 +351,4 @@ _NOBODY = JobRequested(
     source="",
     username="",
     now=0,
-)
-# The keys that name a job and say where it came from, if they are there.
-_NAMING = frozenset(
-    "id event source username now type stype splugin parent workflow retry_prev retry_count test "
-    "priority invisible ephemeral".split()
 )

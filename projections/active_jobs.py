@@ -11,22 +11,13 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain import facts as f
-from domain.assembly import (
-    NOTHING,
-    JobSpec,
-    Made,
-    Template,
-    assemble,
-    assemble_alike,
-    template_of,
-)
-from domain.facts import Json, MadeOf, Recorded
+from domain.assembly import NOTHING, Assembly, JobSpec, assemble
+from domain.facts import Json, Recorded
 from domain.job import HOLDS_A_SLOT, Job, JobState, begin, evolve
 from domain.multiplex import child_result
 from projections.definitions import Definitions
 
 _COMPACT = 1024  # departed entries are kept up to this many
-_MOST_TEMPLATES = 2000
 
 Entry = tuple[bool, int, str]  # not priority, sequence of the request, job: the order of leaving
 
@@ -76,7 +67,7 @@ class ActiveJobs:
         self.weights: dict[str, float] = {}
         self.owed: dict[str, Job] = {}
         self.results: dict[str, dict[str, Json]] = {}
-        self._templates: dict[MadeOf, Template | None] = {}
+        self._assembly = Assembly()
 
     def apply(self, recorded: Recorded) -> list[Job]:
         """Fold one fact; the jobs it touched, as they are now (final ones a last time)."""
@@ -211,17 +202,7 @@ class ActiveJobs:
         made = self.definitions.made(made_of) if newest < sequence else None
         if made is None:
             return assemble(NOTHING, request)
-        template = self._template(made_of, made)
-        alike = assemble_alike(template, request) if template is not None else None
-        return alike or assemble(made, request)
-
-    def _template(self, made_of: MadeOf, made: Made) -> Template | None:
-        """The template of the records at these sequences, which are always the same."""
-        if made_of not in self._templates:
-            if len(self._templates) >= _MOST_TEMPLATES:
-                del self._templates[next(iter(self._templates))]
-            self._templates[made_of] = template_of(made)
-        return self._templates[made_of]
+        return self._assembly.spec(made, request)
 
     def _evolve(self, id: str, recorded: Recorded) -> list[Job]:
         job = self.jobs.get(id)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from domain.assembly import Made, assemble, on_server
+from domain.assembly import Assembly, Made, on_server
 from domain.facts import JobAssigned, JobRequested, Json, from_plain
 from services.ledger import live
 from services.ledger.connection import LedgerUnavailable
@@ -70,6 +70,7 @@ class Launches:
         self._record: Json = {"id": server, "hostname": hostname, "groups": list(groups)}
         self._groups = groups
         self._cache: OrderedDict[tuple[str, int, int, int, int], _Cached] = OrderedDict()
+        self._assembly = Assembly()
 
     def at_hand(self, assigned: JobAssigned) -> Launch | None:
         """The launch, if nothing has to be asked for."""
@@ -139,7 +140,7 @@ class Launches:
 
     def _launch(self, made: Made, assigned: JobAssigned, launch: Json, secrets: Json) -> Launch:
         try:
-            spec = assemble(made, _request(assigned, launch))
+            spec = self._assembly.spec(made, _request(assigned, launch))
         except ValueError as error:
             raise CannotStart(f"Setup Error: the launch is not readable: {error}") from error
         changes = launch.get("changes")
