@@ -27,8 +27,6 @@ STREAM = "CHUNKS"
 CHUNK = 512 * 1024
 # Chunks on their way to or from the server at the same time.
 IN_FLIGHT = 8
-# While one is sent the next is packed, and the one after that as well where a core is free.
-PACKED_AHEAD = 2
 READ_AHEAD = 3
 ANSWER_WAIT = 10.0
 # Packing this many bytes takes less than handing them to a thread.
@@ -54,23 +52,15 @@ async def write_chunks(
     digest = hashlib.sha256()
     size = 0
     sequences: list[int] = []
-    packing: deque[asyncio.Future[bytes]] = deque()
     under_way: deque[asyncio.Future[Reply | None]] = deque()
-
-    async def send_oldest() -> None:
-        packed = await packing.popleft()
-        if len(under_way) == IN_FLIGHT:
-            sequences.append(await _stored(ledger, subject, under_way.popleft()))
-        under_way.append(await ledger.send(subject, packed, headers=_expiring(ttl)))
-
     async for chunk in _in_chunks(parts):
         size += len(chunk)
         digest.update(chunk)
-        packing.append(_packed(chunk))
-        if len(packing) == PACKED_AHEAD:
-            await send_oldest()
-    while packing:
-        await send_oldest()
+        small = len(chunk) <= PACKED_AT_ONCE
+        packed = _pack(chunk) if small else await asyncio.to_thread(_pack, chunk)
+        if len(under_way) == IN_FLIGHT:
+            sequences.append(await _stored(ledger, subject, under_way.popleft()))
+        under_way.append(await ledger.send(subject, packed, headers=_expiring(ttl)))
     while under_way:
         sequences.append(await _stored(ledger, subject, under_way.popleft()))
     return Blob(sequences=sequences, size=size, sha256=digest.hexdigest())
@@ -195,15 +185,6 @@ async def _chunk(ledger: "Ledger", sequence: int) -> bytes:
 
 def _expiring(ttl: int | None) -> dict[str, str] | None:
     return None if ttl is None else {"Nats-TTL": f"{ttl}s"}
-
-
-def _packed(chunk: bytes) -> "asyncio.Future[bytes]":
-    loop = asyncio.get_running_loop()
-    if len(chunk) > PACKED_AT_ONCE:
-        return loop.run_in_executor(None, _pack, chunk)
-    future: asyncio.Future[bytes] = loop.create_future()
-    future.set_result(_pack(chunk))
-    return future
 
 
 def _pack(chunk: bytes) -> bytes:
