@@ -24,7 +24,9 @@ from services.runner.spool import Read, Stream
 from services.runner.wire import LogSegment, LogText, Message, Output, Remark
 
 CHUNK = 512 * 1024
+"""Bytes of a stream that are read at a time; others get a turn between two of them."""
 PIPE = 1024 * 1024
+"""Bytes of stderr that a job can write before it waits for the runner."""
 BUSY = 16 * 1024
 """Bytes in a pipe from which it is looked at again at once."""
 KEPT = 256 * 1024
