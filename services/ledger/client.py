@@ -86,6 +86,14 @@ class FastClient(Client):
         self._outgoing.clear()
         self._pending_data_size = 0
 
+    async def _send_ping(self, future: "asyncio.Future[bool] | None" = None) -> None:
+        """A ping comes after all that was sent before: its answer says that the server has it.
+
+        (nats-py writes it past what is pending, subscriptions above all.)
+        """
+        self.write_out()
+        await super()._send_ping(future)
+
     async def _read_loop(self) -> None:
         """Look through what comes before nats-py does, from now on."""
         assert isinstance(self._transport, TcpTransport)

@@ -7,6 +7,7 @@ import pytest
 from domain.facts import Json
 from services.ledger import live
 from services.ledger.connection import Ledger
+from services.ledger.embedded import EmbeddedNats
 from services.ledger.errors import NotServed, OutcomeUnknown
 
 
@@ -92,3 +93,18 @@ async def test_nobody_there_is_known_at_once_and_silence_in_time(ledger: Ledger)
     await ledger.nc.subscribe("live.silent")
     with pytest.raises(OutcomeUnknown, match=r"within 0\.1 s"):
         await live.ask(ledger, "live.silent", {}, 0.1)
+
+
+async def test_a_flush_says_that_the_server_knows_all_subscriptions(
+    ledger: Ledger, nats_server: EmbeddedNats
+) -> None:
+    """Who asks over another connection right afterwards is answered."""
+
+    async def echo(message: Json) -> Json:
+        return message
+
+    async with Ledger.open(nats_server.url, name="asker") as asker:
+        for n in range(50):
+            await live.answer(ledger, f"live.test.{n}", echo)
+            await ledger.nc.flush()
+            assert await live.ask(asker, f"live.test.{n}", {"n": n}, 5) == {"n": n}
