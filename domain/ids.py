@@ -9,7 +9,6 @@ import re
 from domain.errors import BadRequest
 
 ID = re.compile(r"[a-z0-9_]{1,128}")
-WORD = re.compile(r"\w{1,128}", re.ASCII)
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PAIR = 36 * 36
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]

@@ -45,11 +45,6 @@ def first_enabled(limits: Iterable[Json], type: str) -> Json | None:
     return next((x for x in limits if x.get("type") == type and x.get("enabled")), None)
 
 
-def all_enabled(limits: Iterable[Json], type: str) -> list[Json]:
-    """All enabled limits of a type of which every one counts: time, log, mem, cpu, day."""
-    return [x for x in limits if x.get("type") == type and x.get("enabled")]
-
-
 def _check_limit(limit: Json, where: str) -> None:
     kind = limit.get("type")
     if not isinstance(kind, str) or kind not in TYPES:

@@ -6,7 +6,6 @@ of `[a-z0-9_]`, checked before a fact is made.
 
 from domain import facts as f
 
-ALL = "facts.>"
 TERM = "facts.term"
 SCHEDULE = "facts.schedule"
 STATE = "facts.state"

@@ -4,7 +4,7 @@ Every question costs the same whatever waits or is finished. A final job leaves 
 that made it final and is handed to whoever keeps history. Knows nothing of how jobs are shown.
 """
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -150,15 +150,6 @@ class ActiveJobs:
             if id != last and self._is_queued(id):
                 yield self.jobs[id]
             last = id
-
-    def queue_position(self, job: Job) -> int:
-        """A queued job's place, 1-based; 0 for a priority job (data.md 6.1)."""
-        if job.request.priority:
-            return 0
-        entry = self.scopes[job.scope]
-        place = bisect_left(entry.line, (True, job.sequence, job.id), lo=entry.start)
-        ahead = entry.line[entry.start : place]
-        return 1 + sum(1 for _, _, id in ahead if self._is_queued(id))
 
     def load(self, server: str) -> float:
         """The weight of the live jobs assigned to a server (execution.md 5.2)."""

@@ -140,14 +140,6 @@ class History:
         )
         return Page([_whole(*row) if verbose else row[0] for row in rows], length)
 
-    def finished_before(self, moment: float, limit: int) -> list[tuple[str, str]]:
-        """(event, job) of the oldest jobs that ended before a moment (Unix s); for retention."""
-        rows = self._connection.execute(
-            "SELECT event, id FROM jobs WHERE completed < ? ORDER BY completed, id LIMIT ?",
-            (moment, limit),
-        )
-        return [(event, job) for event, job in rows]
-
     # --- folding ---------------------------------------------------------------------------
 
     def _apply(self, recorded: Recorded, job: Json | None) -> None:

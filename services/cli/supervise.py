@@ -1,9 +1,9 @@
 """Keeps child processes running: starts them, starts them again when they die, stops them.
 
 One thread, no event loop: it sleeps in a selector on the children's pidfds and on a pipe that
-signals write to. A child is a program, or a function that runs in a fork of this process: what
-this process has imported need not be imported again, so a killed service is back in a fraction
-of a second. Children end when this process dies. Each has a session of its own, so that Ctrl-C
+signals write to. A child is a program, or a function that runs in a fork of this process: of
+what this process has imported nothing need be imported again, only what that service alone uses.
+Children end when this process dies. Each has a session of its own, so that Ctrl-C
 reaches only this process, which then stops them in order.
 
 A child holds a lock on its pidfile while it lives (`holder_of`), so a stale pid misleads nobody.

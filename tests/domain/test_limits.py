@@ -6,7 +6,7 @@ import pytest
 
 from domain.errors import BadRequest
 from domain.facts import Json
-from domain.limits import all_enabled, check_limits, first_enabled
+from domain.limits import check_limits, first_enabled
 
 
 def limit(type: str, **keys: Any) -> Json:
@@ -96,9 +96,3 @@ def test_the_first_enabled_one_counts() -> None:
 
     assert first_enabled(limits, "job") == limits[1]
     assert first_enabled(limits, "queue") is None
-
-
-def test_of_some_types_all_count() -> None:
-    limits = [limit("time", duration=5), limit("log", amount=1), limit("time", duration=9)]
-
-    assert all_enabled(limits, "time") == [limits[0], limits[2]]

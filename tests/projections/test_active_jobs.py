@@ -132,12 +132,13 @@ def test_children_are_owed_until_requested_and_told_to_their_parent() -> None:
     assert jobs.results["j1"]["j2"]["code"] == 1
 
 
-def test_the_place_in_the_queue_counts_those_ahead() -> None:
+def test_those_who_wait_stand_in_line() -> None:
     history = [x for job in JOBS for x in (requested(job), queued(job))]
     jobs = fold(views(), history)
-    assert [jobs.queue_position(jobs.jobs[j]) for j in JOBS] == [1, 2, 3]
+    scope = jobs.jobs["j1"].scope
+    assert [job.id for job in jobs.queue(scope)] == ["j1", "j2", "j3"]
     fold(jobs, [assigned("j1")], after=7)
-    assert jobs.queue_position(jobs.jobs["j2"]) == 1
+    assert [job.id for job in jobs.queue(scope)] == ["j2", "j3"]
 
 
 def fanned_out(parent: str, *children: str) -> f.Fact:
