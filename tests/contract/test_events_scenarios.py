@@ -419,7 +419,7 @@ def test_cron_text_is_kept_as_lists_and_previewed(client: Client) -> None:
     assert (stored["minutes"], stored["hours"], "cron" in stored) == ([0, 30], [4], False)
 
     preview = client.ok("get_upcoming_jobs", event="by_cron", hours=24)
-    assert [row["when"] % 86_400 for row in preview["rows"]] == [14_400, 16_200]
+    assert sorted(row["when"] % 86_400 for row in preview["rows"]) == [14_400, 16_200]
     client.ok("update_event", id="by_cron", enabled=False)
     assert client.ok("get_upcoming_jobs", event="by_cron")["rows"] == []
     assert client.call("get_upcoming_jobs", hours=200)["code"] == "api"
