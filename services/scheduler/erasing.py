@@ -8,6 +8,7 @@ services/ledger/erasing.py's.
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
@@ -40,6 +41,8 @@ _DAY = 86400.0
 _EVENTS_AT_ONCE = 20
 # So many erased jobs are remembered, in case a report of one comes late.
 _REMEMBERED = 100_000
+# So many deletions are kept as they were heard; beyond that they are read from the ledger.
+_HEARD = 1000
 
 log = structlog.get_logger()
 
@@ -87,6 +90,9 @@ class Eraser:
         self._saved = Progress()
         self._events: dict[str, _Event] = {}
         self._erased: dict[str, None] = {}
+        self._heard: deque[Recorded] = deque()
+        self._heard_after: int | None = None
+        """All deletions after this sequence are in `_heard`; None: nothing was read yet."""
         self._late: list[int] = []
         self._retention_due = 0.0
         self._news = asyncio.Event()
@@ -94,14 +100,16 @@ class Eraser:
     def note(self, recorded: Recorded) -> None:
         """One more fact was read: is something to be erased?"""
         fact = recorded.fact
+        if self._heard_after is None:
+            self._heard_after = recorded.sequence - 1
         match fact:
             case f.JobDeleted():
                 self._erased[fact.job] = None
                 if len(self._erased) > _REMEMBERED:
                     del self._erased[next(iter(self._erased))]
-                self.look()
+                self._hear(recorded)
             case f.EventDeleted(delete_jobs=True):
-                self.look()
+                self._hear(recorded)
             case f.JobCompleted(event=event) if event in self._events:
                 self.look()
             case _ if self._erased:
@@ -111,6 +119,12 @@ class Eraser:
                     self.look()
             case _:
                 pass
+
+    def _hear(self, deletion: Recorded) -> None:
+        self._heard.append(deletion)
+        if len(self._heard) > _HEARD:
+            self._heard_after = self._heard.popleft().sequence
+        self.look()
 
     def look(self) -> None:
         """Look now whether there is something to erase."""
@@ -138,19 +152,36 @@ class Eraser:
     async def _carry_out(self) -> None:
         """Everything that is recorded by now, what that leads to included."""
         while self.position < (end := self._end()):
-            subjects = ("facts.tombstone", "facts.event.*")
-            async for batch in read_raw(
-                self._ledger, after=self.position, upto=end, subjects=subjects
-            ):
-                for raw in batch:
-                    fact = readable(raw)
-                    if isinstance(fact, f.JobDeleted):
-                        await self._erase(fact, raw.sequence)
-                    elif isinstance(fact, f.EventDeleted) and fact.delete_jobs:
-                        self._events[fact.event] = _Event(raw.sequence)
-                    self.position = raw.sequence
-                await self._save()
-            self.position = max(self.position, end)
+            if self._heard_after is None or self.position < self._heard_after:
+                await self._read_deletions(end if self._heard_after is None else self._heard_after)
+                continue
+            while self._heard and self._heard[0].sequence <= self.position:
+                self._heard.popleft()
+            if not self._heard:
+                self.position = end
+                return
+            await self._carry_out_one(self._heard[0].sequence, self._heard[0].fact)
+
+    async def _read_deletions(self, upto: int) -> None:
+        """Carry out what was recorded before this process heard of it.
+
+        To look for these few among all facts costs nats-server much, where there are many events.
+        """
+        subjects = ("facts.tombstone", "facts.event.*")
+        async for batch in read_raw(
+            self._ledger, after=self.position, upto=upto, subjects=subjects
+        ):
+            for raw in batch:
+                await self._carry_out_one(raw.sequence, readable(raw))
+            await self._save()
+        self.position = max(self.position, upto)
+
+    async def _carry_out_one(self, sequence: int, fact: f.Fact | None) -> None:
+        if isinstance(fact, f.JobDeleted):
+            await self._erase(fact, sequence)
+        elif isinstance(fact, f.EventDeleted) and fact.delete_jobs:
+            self._events[fact.event] = _Event(sequence)
+        self.position = sequence
 
     async def _erase(self, deleted: f.JobDeleted, recorded: int) -> None:
         if deleted.erased:

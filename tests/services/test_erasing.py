@@ -14,6 +14,7 @@ from services.ledger.chunks import write_chunks
 from services.ledger.connection import Ledger
 from services.ledger.erasing import erase, facts_of_job
 from services.ledger.raw import raw_at
+from services.scheduler import erasing
 from tests.services.deletion_kit import (
     WHO,
     everything,
@@ -77,6 +78,21 @@ async def test_an_interrupted_erasing_is_finished_by_the_next_leader(
         await gone(ledger, sequences)
     assert await found_in(ledger, SECRET) == []
     assert await erase(ledger, deleted) == 0
+
+
+@pytest.mark.parametrize("kept", [0, 1, 1000])
+async def test_all_deletions_are_carried_out_whether_heard_or_read(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr(erasing, "_HEARD", kept)
+    jobs = {job: await write_job(ledger, job) for job in ("j1", "j2", "j3", "j4")}
+    for job in ("j1", "j2", "j3"):
+        await ledger.append(await deletion_of(ledger, job, jobs[job]), id=f"delete-{job}")
+    async with leading_scheduler(ledger, tmp_path):
+        for job in ("j1", "j2", "j3"):
+            await gone(ledger, jobs[job])
+        await ledger.append(await deletion_of(ledger, "j4", jobs["j4"]), id="delete-j4")
+        await gone(ledger, jobs["j4"])
 
 
 async def test_a_fold_without_the_erased_facts_leaves_no_live_job(
