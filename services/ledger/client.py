@@ -41,6 +41,12 @@ class FastClient(Client):
         self.direct: dict[int, Handler] = {}
         self._outgoing: list[bytes] = []
 
+    @property
+    def server_is_alone(self) -> bool:
+        """Whether what we are connected to is a whole JetStream and no part of a cluster."""
+        told = self._server_info
+        return bool(told.get("jetstream")) and "cluster" not in told
+
     def send(self, subject: str, payload: bytes, headers: bytes = b"", reply: str = "") -> None:
         """Send a message, together with all others of this turn of the loop.
 

@@ -33,11 +33,14 @@ PULL = 2000
 # A pull ends early when this many bytes are under way (a fact has at most 4 MiB).
 PULL_BYTES = 16 * 1024 * 1024
 PULL_EXPIRES = 30.0
-# A server that is silent for three looks has lost our consumer; it sends heartbeats each second.
+# A server that is silent for three looks has lost our consumer; we ask for heartbeats so often.
 # Looks, not seconds: while this process is busy or stopped, what came waits to be read.
 HEARTBEAT = 1.0
 LOOK = 0.85
 SILENT_LOOKS = 3
+# In a cluster another node may have had our consumer, and is gone. A server that is alone loses
+# it with the connection or says so: seldom looking is enough, and each heartbeat wakes both.
+LONE = 5.0
 # Facts applied before other tasks get a turn.
 SLICE = 200
 # A consumer that nobody pulls from is dropped by the server after this long.
@@ -217,6 +220,7 @@ class _Delivery:
         """Facts that open pulls may still deliver."""
         self._quiet = 0
         """So many looks have passed since anything came."""
+        self._pace = LONE if self._ledger.nc.server_is_alone else 1.0
 
     async def run(self) -> None:
         await self._pull()
@@ -241,7 +245,7 @@ class _Delivery:
     async def _look(self) -> None:
         """Count how long nothing came: one timer instead of one for every message."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(LOOK * self._pace)
             self._quiet += 1
             if self._quiet >= SILENT_LOOKS:
                 self._follower._news.set()
@@ -295,7 +299,7 @@ class _Delivery:
     async def _pull(self) -> None:
         body = (
             f'{{"batch":{PULL},"max_bytes":{PULL_BYTES},"expires":{int(PULL_EXPIRES * _SECOND)},'
-            f'"idle_heartbeat":{int(HEARTBEAT * _SECOND)}}}'
+            f'"idle_heartbeat":{int(HEARTBEAT * self._pace * _SECOND)}}}'
         )
         await self._ledger.publish(self._next, body.encode(), reply=self._subject)
         self._asked += PULL

@@ -152,12 +152,27 @@ async def test_a_busy_follower_does_not_take_the_server_for_silent(
     """What came while this process was held up is read before anything is concluded."""
     monkeypatch.setattr(reader, "LOOK", 0.12)
     monkeypatch.setattr(reader, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(reader, "LONE", 1.0)
     async with following(ledger, lambda _: None) as follower:
         await follower.reached(await ledger.append(tick(1), id="a"), 5)
         before = (await ledger.api("CONSUMER.NAMES.LEDGER"))["consumers"]
         time.sleep(reader.LOOK * reader.SILENT_LOOKS * 2)  # noqa: ASYNC251 - this holds it up
         await follower.reached(await ledger.append(tick(2), id="b"), 5)
         assert (await ledger.api("CONSUMER.NAMES.LEDGER"))["consumers"] == before
+
+
+async def test_a_consumer_that_is_gone_without_a_word_is_missed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a broken connection nor a status tells: only heartbeats are missing."""
+    monkeypatch.setattr(reader, "LOOK", 0.03)
+    monkeypatch.setattr(reader, "HEARTBEAT", 60.0)
+    async with following(ledger, lambda _: None) as follower:
+        await follower.caught_up.wait()
+        before = (await ledger.api("CONSUMER.NAMES.LEDGER"))["consumers"]
+        async with asyncio.timeout(10):
+            while (await ledger.api("CONSUMER.NAMES.LEDGER"))["consumers"] == before:
+                pass  # the silence lasts for three looks
 
 
 async def test_a_stopped_follower_leaves_nothing_behind(ledger: Ledger) -> None:
