@@ -21,6 +21,9 @@ from services.ledger.connection import Ledger
 from services.ledger.errors import LedgerUnavailable, WrongSequence
 
 ANNOUNCE_EVERY = 0.5  # seconds; three announcements fit into the shortest patience
+# A leader whom nobody would replace need not be heard that often. Standbys are heard themselves.
+ANNOUNCE_ALONE = 5.0
+COMPANY = 300.0  # seconds since another scheduler was heard
 PATIENCE = (1.5, 2.5)  # seconds of silence; random, so that standbys do not race each time
 # A process that has run for longer than this does not start the service (scheduling.md 4.1).
 STARTUP_WITHIN = 300.0
@@ -49,7 +52,9 @@ class Leadership:
         self.first = True  # whether no scheduler led while this process was up
         self._up_since = time.monotonic()
         self._heard = time.monotonic()
+        self._company = float("-inf")
         self._changed = asyncio.Event()
+        self._joined = asyncio.Event()
 
     def apply(self, recorded: f.Recorded) -> None:
         """Follow the terms: a newer term of somebody else ends ours."""
@@ -73,12 +78,18 @@ class Leadership:
 
     def hear(self, message: dict[str, Any]) -> None:
         """Another scheduler's announcement."""
-        if message.get("leading") and message.get("instance") != self.instance:
-            self._heard, self.first = time.monotonic(), False
+        if message.get("instance") == self.instance:
+            return
+        if self._is_alone():
+            self._joined.set()
+        self._company = time.monotonic()
+        if message.get("leading"):
+            self._heard, self.first = self._company, False
 
     async def announce(self) -> None:
-        """Tell the others, twice a second, until cancelled."""
+        """Tell the others, until cancelled: twice a second, and a newcomer at once."""
         while True:
+            self._joined.clear()
             message = {
                 "instance": self.instance,
                 "term": self.term,
@@ -87,7 +98,13 @@ class Leadership:
             }
             if self.ledger.connected:
                 await live.publish(self.ledger, "live.scheduler", message)
-            await asyncio.sleep(ANNOUNCE_EVERY)
+            seldom = self.term and self._is_alone()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_ALONE if seldom else ANNOUNCE_EVERY):
+                    await self._joined.wait()
+
+    def _is_alone(self) -> bool:
+        return time.monotonic() - self._company > COMPANY
 
     async def win(self) -> int:
         """Wait until this instance leads; the term's fencing token."""
