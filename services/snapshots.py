@@ -20,7 +20,7 @@ FEW = 1_000
 # ... and within a day if anything changed: what was erased must not stay in old snapshots.
 DAY = 86_400.0 / 2
 # How often a service looks whether one is due, in seconds.
-LOOK = 1.0
+LOOK = 5.0
 # Between two pieces the loop gets a turn: a thread that encodes would keep it off for 5 ms each.
 _BREATH = 0.0005
 

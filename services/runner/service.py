@@ -426,10 +426,10 @@ class Runner:
             told = loop.time()
             try:
                 async with asyncio.timeout_at(told + HEARTBEAT):
-                    await asyncio.sleep(HEARTBEAT_GAP)
                     await self._changed.wait()
             except TimeoutError:
                 continue
+            await asyncio.sleep(told + HEARTBEAT_GAP - loop.time())
 
     async def _hear(self, message: Json) -> None:
         """A runner with our id announces itself: show it that we are here (run.py)."""

@@ -20,7 +20,8 @@ from services.ledger.secrets import audit_key
 MOST = 5000
 # What was written is sealed after this many seconds, however little it is.
 AT_LATEST = 600.0
-LOOK = 1.0
+# How often to see whether it is time, in seconds; who waits is heard at once.
+LOOK = 5.0
 
 log = structlog.get_logger()
 
