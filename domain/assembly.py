@@ -42,7 +42,7 @@ _MOST_TEMPLATES = 2000
 DEFERRED = frozenset({"server", "groups"})
 
 
-class Made(Struct, frozen=True):
+class Made(Struct, frozen=True, gc=False):
     """The records named by a job's `made_of`; empty objects where there was none."""
 
     event: Json
@@ -51,7 +51,7 @@ class Made(Struct, frozen=True):
     config: Json
 
 
-class JobSpec(Struct, frozen=True):
+class JobSpec(Struct, frozen=True, gc=False):
     """A job before it runs: its wire document and what the start decisions read from it.
 
     `job_limit` and `queue_limit` are counts, 0 = no such limit; `weight` counts against a
@@ -71,7 +71,7 @@ class JobSpec(Struct, frozen=True):
     remarks: tuple[str, ...] = ()
 
 
-class Template(Struct, frozen=True):
+class Template(Struct, frozen=True, gc=False):
     """What the jobs have in common whose requests say nothing of their own.
 
     In the document `head` comes first, then what names the job, then the document of `spec`.

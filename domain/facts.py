@@ -10,7 +10,6 @@ upcaster, and keeps the golden file of the old version (tests/golden).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args
 
 import msgspec
@@ -26,8 +25,11 @@ class _Kind(msgspec.StructMeta):
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
-class Part(msgspec.Struct, metaclass=_Kind, frozen=True, omit_defaults=True):
-    """A frozen piece of a fact; `msgspec.structs.replace` makes a changed copy."""
+class Part(msgspec.Struct, metaclass=_Kind, frozen=True, omit_defaults=True, gc=False):
+    """A frozen piece of a fact; `msgspec.structs.replace` makes a changed copy.
+
+    What was read from bytes never refers to itself: the search for garbage may pass over it.
+    """
 
 
 class Actor(Part):
@@ -732,8 +734,7 @@ _HEADS = {
 P = TypeVar("P", bound=Part)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """A fact at its place on the ledger; `sequence` is the version of everything."""
 
     sequence: int

@@ -67,7 +67,7 @@ class ActionRun:
     ended: f.ActionEnded | None = None
 
 
-class Job(Struct, frozen=True, omit_defaults=True):
+class Job(Struct, frozen=True, omit_defaults=True, gc=False):
     """A live job. Times are Unix seconds; `sequence` is that of its JobRequested.
 
     `order` is the sequence of the JobAssigned in force, 0 when no runner owns the job.

@@ -5,7 +5,7 @@ that made it final and is handed to whoever keeps history. Knows nothing of how 
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -84,18 +84,10 @@ class ActiveJobs:
         return [self.jobs[id] for id in dict.fromkeys(parents) if id in self.jobs]
 
     def _fold(self, recorded: Recorded) -> list[Job]:
-        match recorded.fact:
-            case f.JobRequested():
-                return self._requested(recorded)
-            case f.QueueFlushed(jobs=ids):
-                return self._flushed(ids)
-            case f.JobDeleted(job=id):
-                return self._deleted(id)
-            case f.ServerJoined(server=server):
-                ids = sorted(self.by_server.get(server, ()))
-                return [job for id in ids for job in self._evolve(id, recorded)]
-            case f.FactBase():
-                return self._evolve(getattr(recorded.fact, "job", ""), recorded)
+        fold = _FOLDS.get(type(recorded.fact))
+        if fold is not None:
+            return fold(self, recorded)
+        return self._evolve(getattr(recorded.fact, "job", ""), recorded)
 
     def state(self) -> StoredJobs:
         """All that `restore` needs; not changed by what is folded later."""
@@ -205,14 +197,21 @@ class ActiveJobs:
         self._put(job, moved)
         return [moved]
 
-    def _flushed(self, ids: list[str]) -> list[Job]:
-        gone = [self.jobs[id] for id in ids if self._is_queued(id)]
+    def _joined(self, recorded: Recorded) -> list[Job]:
+        ids = sorted(self.by_server.get(getattr(recorded.fact, "server", ""), ()))
+        return [job for id in ids for job in self._evolve(id, recorded)]
+
+    def _flushed(self, recorded: Recorded) -> list[Job]:
+        assert isinstance(recorded.fact, f.QueueFlushed)
+        gone = [self.jobs[id] for id in recorded.fact.jobs if self._is_queued(id)]
         for job in gone:
             self._put(job, None)
         return gone
 
-    def _deleted(self, id: str) -> list[Job]:
+    def _deleted(self, recorded: Recorded) -> list[Job]:
         """An erased job was final; with some of its facts gone it may not have looked so."""
+        assert isinstance(recorded.fact, f.JobDeleted)
+        id = recorded.fact.job
         self.owed.pop(id, None)
         job = self.jobs.get(id)
         if job is not None:
@@ -249,22 +248,29 @@ class ActiveJobs:
             self.by_parent.setdefault(str(job.request.workflow.get("job")), set()).add(job.id)
 
     def _count(self, job: Job, by: int) -> None:
-        scope = self.scopes.setdefault(job.scope, Scope())
-        if job.state in HOLDS_A_SLOT:
-            scope.running += by
-        elif job.state is JobState.QUEUED:
-            scope.queued += by
-            if by > 0:
-                entry = (not job.request.priority, job.sequence, job.id)
-                insort(scope.line, entry, lo=scope.start)
-        if by < 0 and scope.running == scope.queued == 0:
-            del self.scopes[job.scope]
+        if job.state is JobState.QUEUED or job.state in HOLDS_A_SLOT:
+            self._count_in_scope(job, by)
         if job.server is not None and job.final is None:
             held = self.by_server.setdefault(job.server, set())
             (held.add if by > 0 else held.discard)(job.id)
             self.weights[job.server] = self.weights.get(job.server, 0.0) + by * job.spec.weight
             if not held:
                 del self.by_server[job.server], self.weights[job.server]
+
+    def _count_in_scope(self, job: Job, by: int) -> None:
+        name = job.scope
+        scope = self.scopes.get(name)
+        if scope is None:
+            scope = self.scopes[name] = Scope()
+        if job.state is not JobState.QUEUED:
+            scope.running += by
+        else:
+            scope.queued += by
+            if by > 0:
+                entry = (not job.request.priority, job.sequence, job.id)
+                insort(scope.line, entry, lo=scope.start)
+        if scope.running == scope.queued == 0:
+            del self.scopes[name]
 
     def _leave(self, job: Job) -> None:
         self.jobs.pop(job.id, None)
@@ -290,6 +296,15 @@ class ActiveJobs:
             for child in job.children:
                 if child.job not in self.jobs:
                     self.owed[child.job] = job
+
+
+# What does not stand here moves the one job that it names.
+_FOLDS: Mapping[type[f.FactBase], Callable[[ActiveJobs, Recorded], list[Job]]] = {
+    f.JobRequested: ActiveJobs._requested,
+    f.QueueFlushed: ActiveJobs._flushed,
+    f.JobDeleted: ActiveJobs._deleted,
+    f.ServerJoined: ActiveJobs._joined,
+}
 
 
 def _count_alike(old: Job, new: Job) -> bool:

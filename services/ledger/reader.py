@@ -197,9 +197,12 @@ class Follower:
         self._news.set()
 
     def _advance(self, sequence: int) -> None:
-        """Everything up to `sequence` is applied: let those who waited for it go on."""
+        """Nothing more will come up to `sequence`: let those who waited for it go on."""
         self.position = sequence
-        while self._waiters and self._waiters[0][0] <= sequence:
+        self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
+        while self._waiters and self._waiters[0][0] <= self.position:
             _tell(heapq.heappop(self._waiters)[2], True)
 
 
@@ -255,8 +258,7 @@ class _Delivery:
         follower = self._follower
         before = follower.position
         while follower._inbox:
-            for _ in range(min(SLICE, len(follower._inbox))):
-                self._take(*follower._inbox.popleft())
+            self._take(min(SLICE, len(follower._inbox)))
             if self._asked <= PULL:
                 await self._pull()
             if follower._breathe is not None:
@@ -267,24 +269,38 @@ class _Delivery:
             follower._after_batch()
         await self._check_caught_up()
 
-    def _take(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        if not reply.startswith(b"$JS.ACK."):
-            self._take_status(parse_headers(headers))
-            return
+    def _take(self, count: int) -> None:
+        """Apply the next messages, or note what the server says in between."""
+        follower = self._follower
+        inbox, apply, waiters = follower._inbox, follower._apply, follower._waiters
+        for _ in range(count):
+            subject, reply, data, headers = inbox.popleft()
+            if not reply.startswith(b"$JS.ACK."):
+                self._take_status(parse_headers(headers))
+                continue
+            sequence = self._place(reply)
+            on = subject.decode()
+            try:
+                fact = decode(data)
+            except UnreadableFact as error:
+                raise UnreadableFact(f"Fact {sequence} on {on}: {error}") from error
+            apply(Recorded(sequence, on, fact))
+            follower.position = sequence
+            if waiters:
+                follower._tell_waiters()
+
+    def _place(self, reply: bytes) -> int:
+        """The sequence of a message; _Restart if one is missing before it."""
         _, stream, consumer, _, pending = reply.rsplit(b".", 4)
-        sequence, number = int(stream), int(consumer)
+        number = int(consumer)
         if number != self._number + 1:
             raise _Restart(f"message {number} came after {self._number}")
         self._number = number
         self._asked -= 1
-        # What was erased meanwhile does not come: then `pending` is the smaller number.
-        self._left = min(self._left - 1, int(pending)) if self._left > 0 else 0
-        try:
-            fact = decode(data)
-        except UnreadableFact as error:
-            raise UnreadableFact(f"Fact {sequence} on {subject.decode()}: {error}") from error
-        self._follower._apply(Recorded(sequence, subject.decode(), fact))
-        self._follower._advance(sequence)
+        if self._left > 0:
+            # What was erased meanwhile does not come: then `pending` is the smaller number.
+            self._left = min(self._left - 1, int(pending))
+        return int(stream)
 
     def _take_status(self, headers: dict[str, str]) -> None:
         """A heartbeat, or the end of a pull with what it did not deliver."""
