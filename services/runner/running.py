@@ -24,7 +24,7 @@ from services.logs import logger
 from services.metrics import START_SECONDS
 from services.runner import children, procfs
 from services.runner.children import Child, Streams
-from services.runner.commands import Host, Prepared, mode_of, prepare
+from services.runner.commands import Host, Prepared, prepare
 from services.runner.errors import CannotStart
 from services.runner.inputs import fetch_inputs
 from services.runner.launches import HOOK_PLUGIN, Launch, Launches
@@ -53,7 +53,11 @@ _TAKES_TIME = frozenset({"files", *REPORTS, *NEVER_REPORTED})
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What all runs of a runner share. `changed` asks for a heartbeat soon."""
+    """What all runs of a runner share.
+
+    `changed` asks for a heartbeat soon. `ready` takes a run and what was asked for it: it is to be
+    started once the spool says so.
+    """
 
     spool: Spool
     launches: Launches
@@ -64,6 +68,7 @@ class Desk:
     boot: str
     kill_timeout: float
     changed: Callable[[], None]
+    ready: Callable[["Run", Launch], None]
 
 
 class Run:
@@ -142,7 +147,7 @@ class Run:
         return Streams(out, writing, source, err)
 
     async def fetch_and_start(self) -> None:
-        """Ask for what the order does not say, then start."""
+        """Ask for what the order does not say; then it can start."""
         entry, desk = self.entry, self._desk
         try:
             launch = await desk.launches.fetch(entry.order, entry.assigned)
@@ -153,9 +158,11 @@ class Run:
         except CannotStart as error:
             self._conclude_without_process(1, str(error))
             return
-        if entry.phase is Phase.ORDERED:
-            desk.spool.starting(entry.order, mode_of(launch))
-        self.start(launch)
+        desk.ready(self, launch)
+
+    def fail(self, reason: str) -> None:
+        """The process cannot be started, for a reason that is the runner's own."""
+        self._conclude_without_process("unknown", f"Runner error: {reason}")
 
     def decide_to_start(self) -> None:
         """No earlier runner has started the process: start it, or end it if it is aborted."""

@@ -118,7 +118,9 @@ class Runner:
         self._joined_at = 0
         self._news: list[Recorded] = []
         self._ended: list[str] = []
+        self._fetched: list[tuple[Run, Launch]] = []
         self._starts: deque[tuple[Run, Launch]] = deque()
+        self._starting = False
         self._changed = asyncio.Event()
         self._busy = asyncio.Event()
         self._idle = asyncio.Event()
@@ -145,6 +147,7 @@ class Runner:
             boot=identity.boot,
             kill_timeout=kill_timeout,
             changed=self._changed.set,
+            ready=self._on_fetched,
         )
 
     async def run(self) -> None:
@@ -297,7 +300,7 @@ class Runner:
             entry = self._spool.entries.get(order)
             if entry is not None:
                 self.runs[entry.job].abort(abort.reason)
-        self._start_next()
+        self._start_soon()
 
     def _keep(self, orders: list[_Order], position: int) -> bool:
         """Whether the orders are on the disk; without room there they are given back."""
@@ -352,6 +355,30 @@ class Runner:
         )
         self._outbox.put(order, f"{order}-returned", fact, lambda: None)
 
+    def _on_fetched(self, run: Run, launch: Launch) -> None:
+        """A launch was asked for and came: those of one turn of the loop go to the disk together."""
+        if not self._fetched:
+            asyncio.get_running_loop().call_soon(self._start_fetched)
+        self._fetched.append((run, launch))
+
+    def _start_fetched(self) -> None:
+        fetched = [(run, launch) for run, launch in self._fetched if run.entry.abort is None]
+        self._fetched.clear()
+        ordered = [each for each in fetched if each[0].entry.phase is Phase.ORDERED]
+        try:
+            self._spool.starting([(run.entry.order, mode_of(launch)) for run, launch in ordered])
+        except OSError as error:
+            log.error("Starts cannot be kept", action="spool_broken", reason=str(error))
+            for run, _ in ordered:
+                run.fail(f"The runner cannot write its spool: {error}")
+            fetched = [each for each in fetched if each not in ordered]
+        self._starts += fetched
+        self._start_soon()
+
+    def _start_soon(self) -> None:
+        if not self._starting:
+            self._start_next()
+
     def _start_next(self) -> None:
         """Start jobs for a moment and let others have a turn before the next."""
         loop = asyncio.get_running_loop()
@@ -360,7 +387,8 @@ class Runner:
             run, launch = self._starts.popleft()
             if run.entry.abort is None:
                 run.start(launch)
-        if self._starts:
+        self._starting = bool(self._starts)
+        if self._starting:
             loop.call_soon(self._start_next)
 
     def _new_run(self, order: int) -> Run:

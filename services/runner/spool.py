@@ -167,10 +167,14 @@ class Spool:
             records.append({"t": "ordered", "o": order, **starts, "fact": assigned})
         self._write([*records, {"t": "position", "at": position}], sync=bool(records))
 
-    def starting(self, order: int, mode: Mode) -> None:
-        """The order will be started now; on the disk before this returns."""
-        record = {"t": "starting", "o": order, "m": self.machine, "mode": _as_json(mode)}
-        self._write([record], sync=True)
+    def starting(self, orders: Iterable[tuple[int, Mode]]) -> None:
+        """These orders will be started now; on the disk before this returns."""
+        records: list[Json] = [
+            {"t": "starting", "o": order, "m": self.machine, "mode": _as_json(mode)}
+            for order, mode in orders
+        ]
+        if records:
+            self._write(records, sync=True)
 
     def started(self, order: int, pid: int, start_ticks: int, at: float) -> None:
         """The order's process runs since `at` (Unix seconds)."""

@@ -74,6 +74,22 @@ def test_a_new_runner_knows_what_the_last_one_knew(tmp_path: Path) -> None:
     assert spool.entries[5].report == report("j5", 5)
 
 
+def test_many_starts_are_on_the_disk_after_one_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What many jobs are launched with may come at once; a sync for each would hold all up."""
+    spool = Spool(tmp_path, "machine1")
+    spool.take([(n, assigned(f"j{n}"), None) for n in (1, 2, 3)], 3)
+    syncs: list[int] = []
+    monkeypatch.setattr("services.runner.spool.os.fdatasync", syncs.append)
+    spool.starting([(1, SHELL), (2, SHELL)])
+    spool.starting([])
+    assert len(syncs) == 1
+    phases = {order: entry.phase for order, entry in spool.entries.items()}
+    assert phases == {1: Phase.STARTING, 2: Phase.STARTING, 3: Phase.ORDERED}
+    spool.close()
+
+
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_torn_last_line_tells_nothing(tmp_path: Path, cut: int) -> None:
     """The machine died while the journal was written: what stood before it counts."""
