@@ -356,7 +356,7 @@ class Runner:
         self._outbox.put(order, f"{order}-returned", fact, lambda: None)
 
     def _on_fetched(self, run: Run, launch: Launch) -> None:
-        """A launch was asked for and came: those of one turn of the loop go to the disk together."""
+        """A launch that was asked for: those of one turn of the loop go to the disk together."""
         if not self._fetched:
             asyncio.get_running_loop().call_soon(self._start_fetched)
         self._fetched.append((run, launch))
