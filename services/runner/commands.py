@@ -4,7 +4,6 @@ Follows plugins.md 3, 5 and 9. Touches only the job's own working directory and 
 starts nothing.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -63,7 +62,7 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
     document = launch.document
     job = str(document["id"])
     account = job_account(document)
-    work = working_directory(spool.work(job), account)
+    work = working_directory(spool, job, account)
     job_log = spool.output(job, "out")
     variables = environment(
         host.env,
@@ -116,10 +115,9 @@ def _built_in(document: Json) -> str | None:
     return first[1:-1] if first.startswith("[") and first.endswith("]") else None
 
 
-def working_directory(path: str, account: Account | None) -> str:
+def working_directory(spool: Spool, job: str, account: Account | None) -> str:
     """The job's own directory, made if it is not there yet."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+    path = spool.put_work(job)
     if account is not None:
         os.chown(path, account.uid, account.gid)
     return path

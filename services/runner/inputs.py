@@ -30,7 +30,7 @@ async def fetch_inputs(
     if not files:
         return
     account = job_account(document)
-    work = Path(working_directory(spool.work(assigned.job), account))
+    work = Path(working_directory(spool, assigned.job, account))
     names = distinct_names(safe_name(str(f.get("filename") or "file")) for f in files)
     for file, name in zip(files, names, strict=True):
         file["filename"] = name

@@ -61,6 +61,8 @@ HEARTBEAT_GAP = 0.1
 # How often running jobs' files are looked at; the end of a job does not wait for it.
 POLL = 0.125
 CLEAN_UP = 0.25
+# With no more jobs than these there is time to prepare for others.
+FEW = 4
 LOOK = 1.0
 # A look at the process table shall cost no more than a fifth of one core.
 LOOK_SHARE = 5.0
@@ -436,13 +438,20 @@ class Runner:
             await asyncio.sleep(max(LOOK, LOOK_SHARE * took))
 
     async def _clean_up(self) -> None:
-        """Delete the files of reported jobs, many at once and off the loop."""
+        """Put the files of reported jobs aside, many at once and off the loop.
+
+        While little goes on, files for the next jobs are made.
+        """
+        spool, has_room = self._spool, True
         while True:
-            await self._busy.wait()
+            if spool.is_stocked or not has_room:
+                await self._busy.wait()
             await asyncio.sleep(CLEAN_UP)
             ended, self._ended = self._ended, []
             if ended:
-                await asyncio.to_thread(self._spool.remove_files, ended)
+                await asyncio.to_thread(spool.remove_files, ended)
+            if len(self.runs) <= FEW and not spool.is_stocked:
+                has_room = await asyncio.to_thread(spool.stock)
 
     async def _tell(self) -> None:
         """Heartbeats: each second, and soon after a job has something to show."""

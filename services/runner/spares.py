@@ -1,11 +1,13 @@
-"""Files of ended jobs that the next jobs use again.
+"""Files and directories that are there before a job needs them.
 
-On ext4 a new file costs a millisecond where files were deleted in the last seconds, because it
-passes by each of their inodes; giving an old file a new name costs a twentieth of that.
+On ext4 a new file or directory costs up to a millisecond where others were deleted in the last
+minutes, because it passes by each of their inodes; giving one that is there a new name costs a
+twentieth of that. So files of ended jobs are used again, and some are made while little goes on.
 
 A file is used again only if nobody can still see or change it: it has no other name, its owner
 and mode are ours, and no process has it open, which the kernel tells by granting a write lease.
-Knows nothing of jobs.
+Nothing tells that of a directory, where a process that outlived its job may stand: those are
+always new. Knows nothing of jobs.
 """
 
 import fcntl
@@ -24,21 +26,24 @@ MOST_BYTES = 1024 * 1024
 class Spares:
     """Up to `most` empty files of one mode, in a directory of their own on the same disk.
 
-    `put_at` and `keep` may be called from different threads.
+    `put_at` may be called from one thread, the others from one other.
     """
 
     def __init__(self, directory: Path, mode: int, most: int) -> None:
-        """What an earlier process left in the directory is deleted."""
+        """What an earlier process left in the directory is taken over."""
+        # Somebody who opens a file while we hold a lease on it has us told by a signal.
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
         self._directory = str(directory)
         self._mode = mode
         self._most = most
         self._files: deque[str] = deque()
-        self._numbers = count()
-        directory.mkdir(mode=0o700, exist_ok=True)
-        for left in os.scandir(directory):
-            os.unlink(left.path)
-        # Somebody who opens a file while we hold a lease on it has us told by a signal.
-        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        left = _left_in(directory)
+        self._numbers = count(max(left, default=-1) + 1)
+        for number in left:
+            self.keep(f"{directory}/{number}")
+
+    def __len__(self) -> int:
+        return len(self._files)
 
     def put_at(self, path: str | Path) -> bool:
         """Have an empty file at `path`, in place of what is there; False if there is no spare."""
@@ -57,6 +62,13 @@ class Spares:
                 self._files.append(spare)
             else:
                 os.unlink(path)
+
+    def make(self) -> None:
+        """Have one more file. Raises OSError if the disk has no room."""
+        spare = f"{self._directory}/{next(self._numbers)}"
+        # Not for writing, as in `_emptied`.
+        os.close(os.open(spare, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode))
+        self._files.append(spare)
 
     def _emptied(self, path: str | Path) -> bool:
         """Whether the file is ours alone; it is empty then.
@@ -86,3 +98,45 @@ class Spares:
         finally:
             os.close(file)
         return True
+
+
+class SpareDirectories:
+    """Empty directories for our account alone (mode 0700) that nobody has used yet.
+
+    `put_at` may be called from one thread, `make` from another.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """What an earlier process left in the directory is taken over."""
+        self._directory = str(directory)
+        left = _left_in(directory)
+        self._paths = deque(f"{directory}/{number}" for number in left)
+        self._numbers = count(max(left, default=-1) + 1)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def put_at(self, path: str) -> bool:
+        """Have an empty directory at `path`; False if there is no spare, or something is there."""
+        try:
+            spare = self._paths.pop()
+        except IndexError:
+            return False
+        try:
+            os.rename(spare, path)
+        except OSError:
+            self._paths.append(spare)
+            return False
+        return True
+
+    def make(self) -> None:
+        """Have one more. Raises OSError if the disk has no room."""
+        spare = f"{self._directory}/{next(self._numbers)}"
+        os.mkdir(spare, 0o700)
+        self._paths.append(spare)
+
+
+def _left_in(directory: Path) -> list[int]:
+    """The numbers that an earlier process used as names; makes the directory if need be."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return sorted(int(name) for name in os.listdir(directory) if name.isdecimal())

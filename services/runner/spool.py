@@ -8,6 +8,7 @@
     DIR/runner/output/   JOB.out and JOB.err, what the job's processes write
     DIR/runner/work/     one working directory per job
     DIR/runner/scripts/  one script file per job that has one
+    DIR/runner/spare-*/  empty ones that the next jobs get (spares.py)
 
 An order and its start are on the disk before the process exists, so nothing runs twice. All
 other lines may be lost with the machine, whose processes are lost as well; and those whose loss
@@ -32,7 +33,7 @@ from pydantic_core import to_json
 from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
 from services.errors import ConfigError
 from services.logs import logger
-from services.runner.spares import Spares
+from services.runner.spares import SpareDirectories, Spares
 
 log = logger("spool")
 
@@ -41,6 +42,9 @@ ROTATE_EXITS_ABOVE = 1024 * 1024
 
 # The files of this many ended jobs are kept to be used again.
 SPARE_JOBS = 1000
+# For so many jobs they are made in advance, for so many of them at a time.
+STOCK_JOBS = 500
+STOCK_AT_ONCE = 32
 
 Stream = Literal["out", "err"]
 _STREAMS: tuple[Stream, Stream] = ("out", "err")
@@ -143,6 +147,7 @@ class Spool:
         os.chmod(self.pid_file, 0o644)
         self.outputs = Spares(directory / "spare-outputs", 0o600, 2 * SPARE_JOBS)
         self.scripts = Spares(directory / "spare-scripts", 0o700, SPARE_JOBS)
+        self.works = SpareDirectories(directory / "spare-work")
         self._journal_path = directory / "journal"
         for record in self._lines():
             self._fold(record)
@@ -231,10 +236,39 @@ class Spool:
         """The path of the job's script."""
         return f"{self._root}/scripts/{job}"
 
+    def put_work(self, job: str) -> str:
+        """Have the job's own working directory, which may be there already; returns its path."""
+        path = self.work(job)
+        if not self.works.put_at(path):
+            with suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        return path
+
     def put_outputs(self, job: str) -> None:
         """Have empty files where a new job will write, as far as there are spare ones."""
         for stream in _STREAMS:
             self.outputs.put_at(self.output(job, stream))
+
+    @property
+    def is_stocked(self) -> bool:
+        """Whether files for as many jobs as wanted are there before they are needed."""
+        stocks = (len(self.works), len(self.scripts), len(self.outputs) // len(_STREAMS))
+        return min(stocks) >= STOCK_JOBS
+
+    def stock(self) -> bool:
+        """Make files for some jobs that may come; safe in another thread.
+
+        False if the disk has no room.
+        """
+        try:
+            for spares, each in ((self.works, 1), (self.scripts, 1), (self.outputs, len(_STREAMS))):
+                lacking = STOCK_JOBS * each - len(spares)
+                for _ in range(min(lacking, STOCK_AT_ONCE * each)):
+                    spares.make()
+        except OSError as error:
+            log.debug("No files in advance", action="stock_failed", reason=str(error))
+            return False
+        return True
 
     def remove_files(self, jobs: Iterable[str]) -> None:
         """Delete or put aside everything on the disk of these jobs; safe in another thread."""

@@ -1,4 +1,4 @@
-"""Which files of ended jobs may be used again."""
+"""Which files of ended jobs may be used again, and what is made in advance."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.runner.spares import MOST_BYTES, Spares
+from services.runner.spares import MOST_BYTES, SpareDirectories, Spares
 
 
 @pytest.fixture
@@ -81,10 +81,45 @@ def test_no_more_are_kept_than_wanted(spares: Spares, tmp_path: Path) -> None:
     assert [spares.put_at(tmp_path / f"k{number}") for number in range(3)] == [True, True, False]
 
 
-def test_what_an_earlier_runner_kept_is_deleted(spares: Spares, tmp_path: Path) -> None:
+def test_what_an_earlier_runner_kept_is_used_again(spares: Spares, tmp_path: Path) -> None:
     spares.keep(written(tmp_path / "j1.out"))
-    Spares(tmp_path / "spare", 0o600, most=2)
-    assert list((tmp_path / "spare").iterdir()) == []
+    spares.make()
+    later = Spares(tmp_path / "spare", 0o600, most=2)
+    later.make()
+    assert len(later) == 3
+    names = [tmp_path / name for name in ("j2", "j3", "j4")]
+    assert [later.put_at(name) for name in names] == [True, True, True]
+    assert [name.read_bytes() for name in names] == [b"", b"", b""]
+
+
+def test_a_file_made_in_advance_is_ours_alone(spares: Spares, tmp_path: Path) -> None:
+    spares.make()
+    assert spares.put_at(tmp_path / "j1.out")
+    assert (tmp_path / "j1.out").stat().st_mode & 0o7777 == 0o600
+    spares.keep(tmp_path / "j1.out")
+    assert len(spares) == 1
+
+
+def test_a_directory_made_in_advance_is_empty_and_ours_alone(tmp_path: Path) -> None:
+    SpareDirectories(tmp_path / "spare").make()
+    spares = SpareDirectories(tmp_path / "spare")
+    spares.make()
+    for job in ("j1", "j2"):
+        assert spares.put_at(str(tmp_path / job))
+        assert (tmp_path / job).stat().st_mode & 0o7777 == 0o700
+        assert list((tmp_path / job).iterdir()) == []
+    assert not spares.put_at(str(tmp_path / "j3"))
+
+
+def test_a_directory_that_is_in_use_is_not_replaced(tmp_path: Path) -> None:
+    """The input files of a job are fetched before it is started."""
+    spares = SpareDirectories(tmp_path / "spare")
+    spares.make()
+    (tmp_path / "j1").mkdir()
+    written(tmp_path / "j1" / "input")
+    assert not spares.put_at(str(tmp_path / "j1"))
+    assert (tmp_path / "j1" / "input").read_bytes() == b"old"
+    assert spares.put_at(str(tmp_path / "j2"))
 
 
 def test_a_file_is_not_open_for_writing_while_it_is_looked_at(

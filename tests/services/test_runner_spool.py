@@ -159,6 +159,27 @@ def test_a_spool_belongs_to_one_ledger_and_one_runner(tmp_path: Path) -> None:
     Spool(tmp_path, "machine1").close()
 
 
+def test_files_for_coming_jobs_are_made_in_advance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few at a time until there are enough, and no more than that."""
+    monkeypatch.setattr("services.runner.spool.STOCK_JOBS", 3)
+    monkeypatch.setattr("services.runner.spool.STOCK_AT_ONCE", 2)
+    spool = Spool(tmp_path, "machine1")
+    stocked = [spool.is_stocked]
+    for _ in range(3):
+        assert spool.stock()
+        stocked.append(spool.is_stocked)
+    assert stocked == [False, False, True, True]
+    made = [
+        len(list((tmp_path / f"spare-{of}").iterdir())) for of in ("work", "scripts", "outputs")
+    ]
+    assert made == [3, 3, 6]
+    assert (spool.put_work("j1"), spool.is_stocked) == (spool.work("j1"), False)
+    assert not (tmp_path / "spare-work" / "2").exists()
+    spool.close()
+
+
 def test_files_of_forgotten_jobs_are_removed_at_the_start(tmp_path: Path) -> None:
     """A runner that died between report and clean-up leaves strays."""
     spool = used(tmp_path)
