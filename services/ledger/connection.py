@@ -143,12 +143,18 @@ class Ledger:
         self, subject: str, payload: bytes, *, headers: dict[str, str] | None = None
     ) -> asyncio.Future[Reply | None]:
         """Send a request without awaiting its answer, which comes through the future."""
+        return self.begin(subject, payload, headers, UNTOLD)
+
+    def begin(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, within: float
+    ) -> asyncio.Future[Reply | None]:
+        """As `send`; without an answer within so many seconds there is an empty one."""
         token = b"%x" % next(self._tokens)
         self._send(subject, payload, headers, self._answers + token.decode())
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply | None] = loop.create_future()
         self._waiting[token] = future
-        self._until[future] = loop.time() + UNTOLD
+        self._until[future] = loop.time() + within
         if self._looking is None:
             self._looking = loop.call_later(LOOK, self._look_for_late)
         return future
@@ -236,6 +242,12 @@ class Ledger:
         """See `append.append`."""
         with Appending():
             return await appending.append(self, fact, id=id, expect=expect)
+
+    def offer(
+        self, fact: Fact, *, id: str, stored: Callable[[], None], otherwise: Callable[[], None]
+    ) -> None:
+        """See `append.offer`."""
+        appending.offer(self, fact, id=id, stored=stored, otherwise=otherwise)
 
     async def append_all(
         self, facts: Sequence[tuple[str, Fact]], *, expect: Mapping[str, int] | None = None

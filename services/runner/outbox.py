@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from domain.facts import Fact
@@ -33,14 +34,19 @@ class _Report:
 
 
 class Outbox:
-    """A queue of reports and the loop that empties it."""
+    """Reports on their way to the ledger, and those that wait for their turn."""
 
     def __init__(self, ledger: "Ledger") -> None:
         self.depth = 0
         """Reports that are not on the ledger yet."""
         self._ledger = ledger
-        self._reports: deque[_Report] = deque()
-        self._news = asyncio.Event()
+        self._waiting: deque[_Report] = deque()
+        self._later: dict[int, deque[_Report]] = {}
+        """By key of what is waiting or under way: what comes after it."""
+        self._under_way = 0
+        self._insisting: set[asyncio.Task[None]] = set()
+        self._broken: asyncio.Future[None] | None = None
+        """While it runs; tells of a defect in what a delivery leads to."""
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -49,10 +55,15 @@ class Outbox:
 
         `delivered` is called when it is on the ledger.
         """
-        self._reports.append(_Report(key, id, fact, delivered))
+        report = _Report(key, id, fact, delivered)
         self.depth += 1
         self._empty.clear()
-        self._news.set()
+        if key in self._later:
+            self._later[key].append(report)
+        else:
+            self._later[key] = deque()
+            self._waiting.append(report)
+            self._send()
 
     async def emptied(self, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait up to `timeout` seconds until everything is delivered; whether it is."""
@@ -65,33 +76,53 @@ class Outbox:
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._reports:
-                await self._deliver_some()
+        self._broken = asyncio.get_running_loop().create_future()
+        try:
+            self._send()
+            await self._broken
+        finally:
+            self._broken = None
+            for task in self._insisting:
+                task.cancel()
+
+    def _send(self) -> None:
+        """Send what waits, as far as the window is open."""
+        while self._waiting and self._under_way < WINDOW and self._broken is not None:
+            report = self._waiting.popleft()
+            self._under_way += 1
+            self._ledger.offer(
+                report.fact,
+                id=report.id,
+                stored=partial(self._stored, report),
+                otherwise=partial(self._insist, report),
+            )
+
+    def _stored(self, report: _Report) -> None:
+        if self._broken is None:
+            return
+        self.depth -= 1
+        self._under_way -= 1
+        if self._later[report.key]:
+            self._waiting.append(self._later[report.key].popleft())
+        else:
+            del self._later[report.key]
+        try:
+            report.delivered()
+        except Exception as error:
+            self._broken.set_exception(error)
+            return
+        self._send()
+        if not self.depth:
             self._empty.set()
 
-    async def _deliver_some(self) -> None:
-        """The oldest reports together, but never two of one job."""
-        chosen: dict[int, _Report] = {}
-        left: deque[_Report] = deque()
-        waiting: set[int] = set()
-        while self._reports and len(chosen) < WINDOW:
-            report = self._reports.popleft()
-            if report.key in chosen or report.key in waiting:
-                waiting.add(report.key)
-                left.append(report)
-            else:
-                chosen[report.key] = report
-        self._reports.extendleft(reversed(left))
-        deliveries = [self._deliver(report) for report in chosen.values()]
-        if len(deliveries) == 1:
-            await deliveries[0]
-        else:
-            await asyncio.gather(*deliveries)
+    def _insist(self, report: _Report) -> None:
+        """It is not known to be on the ledger: append it until it is."""
+        if self._broken is not None:
+            task = asyncio.create_task(self._append(report))
+            self._insisting.add(task)
+            task.add_done_callback(self._insisting.discard)
 
-    async def _deliver(self, report: _Report) -> None:
+    async def _append(self, report: _Report) -> None:
         while True:
             try:
                 await self._ledger.append(report.fact, id=report.id)
@@ -99,8 +130,7 @@ class Outbox:
                 log.debug("A report waits", action="report_waits", id=report.id, reason=str(error))
                 await self._pause()
             else:
-                self.depth -= 1
-                report.delivered()
+                self._stored(report)
                 return
 
     async def _pause(self) -> None:

@@ -28,6 +28,18 @@ async def far(cable: Cable) -> AsyncIterator[Ledger]:
         yield opened
 
 
+async def offered(ledger: Ledger, id: str) -> str:
+    """What becomes of an offer."""
+    end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ledger.offer(
+        tick(1),
+        id=id,
+        stored=lambda: end.set_result("stored"),
+        otherwise=lambda: end.set_result("unknown"),
+    )
+    return await asyncio.wait_for(end, 10)
+
+
 class TestOneFact:
     async def test_its_sequence_is_where_it_stands(self, ledger: Ledger) -> None:
         first = await ledger.append(tick(1), id="a")
@@ -43,6 +55,27 @@ class TestOneFact:
         again = await ledger.append(tick(1), id="a")
 
         assert again == first
+        assert await ledger.end() == 1
+
+    async def test_an_offered_fact_is_told_when_it_is_stored(self, ledger: Ledger) -> None:
+        ends = await offered(ledger, "a"), await offered(ledger, "a")
+
+        assert ends == ("stored", "stored")
+        assert await ledger.end() == 1
+
+    async def test_an_offer_without_an_answer_can_be_settled(
+        self, ledger: Ledger, far: Ledger, cable: Cable
+    ) -> None:
+        cable.deafen()
+        lost = asyncio.create_task(offered(far, "a"))
+        await asyncio.wait_for(cable.said.wait(), 5)
+        await cable.cut()
+        assert await lost == "unknown"
+        await until(lambda: not far.connected, "the connection still stands")
+        assert await offered(far, "b") == "unknown"
+        await cable.plug()
+
+        assert await far.append(tick(1), id="a") == 1
         assert await ledger.end() == 1
 
     async def test_the_same_id_and_guard_is_the_same_fact_even_when_others_wrote_since(
