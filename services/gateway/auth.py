@@ -6,9 +6,10 @@ and limits are domain/access.py's; this module only proves identity, CSRF and th
 
 import hashlib
 import hmac
-from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from domain.access import Principal
 from domain.errors import NotSignedIn, RateExceeded
@@ -22,36 +23,35 @@ if TYPE_CHECKING:
 _SAFE_METHODS = ("GET", "HEAD")
 
 
-@dataclass(slots=True)
-class Credentials:
+class Credentials(msgspec.Struct):
     """What a request brought along: its headers and the reserved keys of query and body."""
 
     headers: dict[bytes, bytes]
-    reserved: Json = field(default_factory=dict)
-    cookie_session: str = field(init=False)
+    reserved: Json = {}  # each gets its own
+    cookie_session: str = ""
     """The session id from the cookie."""
-    session_in_headers: str = field(init=False)
+    session_in_headers: str = ""
     """The session id from cookie or header."""
 
     def __post_init__(self) -> None:
-        cookie = self._header(b"cookie")
-        self.cookie_session = _session_in(cookie) if "session_id" in cookie else ""
+        cookie = self.headers.get(b"cookie", b"")
+        self.cookie_session = _session_in(cookie) if b"session_id" in cookie else ""
         self.session_in_headers = self.cookie_session or self._header(b"x-session-id")
 
     @property
     def session(self) -> str:
         """The session id from cookie, header or body; empty when none came."""
-        return self.session_in_headers or _text(self.reserved.get("session_id"))
+        return self.session_in_headers or self._reserved("session_id")
 
     @property
     def api_key(self) -> str:
         """The API key from header, body or query, in this order."""
-        return self._header(b"x-api-key") or _text(self.reserved.get("api_key"))
+        return self._header(b"x-api-key") or self._reserved("api_key")
 
     @property
     def csrf(self) -> str:
         """The CSRF token from header or body."""
-        return self._header(b"x-csrf-token") or _text(self.reserved.get("csrf_token"))
+        return self._header(b"x-csrf-token") or self._reserved("csrf_token")
 
     @property
     def complete(self) -> bool:
@@ -62,10 +62,14 @@ class Credentials:
         value = self.headers.get(name)
         return value.decode("latin-1").strip() if value else ""
 
+    def _reserved(self, name: str) -> str:
+        value = self.reserved.get(name) if self.reserved else ""
+        return value if isinstance(value, str) else ""
 
-def _session_in(cookie: str) -> str:
+
+def _session_in(cookie: bytes) -> str:
     try:
-        morsel = SimpleCookie(cookie).get("session_id")
+        morsel = SimpleCookie(cookie.decode("latin-1").strip()).get("session_id")
     except CookieError:
         return ""
     return morsel.value if morsel is not None else ""
@@ -149,7 +153,3 @@ def _by_session(
     if needed and not same_token(given.csrf, expected):
         raise NotSignedIn("The CSRF token is missing or wrong.")
     return principal
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

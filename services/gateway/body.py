@@ -6,7 +6,6 @@ bodies above the limit with an error, never with a crash.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -49,13 +48,12 @@ def may_hold_files(content_type: str) -> bool:
     return "multipart/form-data" in content_type.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(msgspec.Struct, frozen=True):
     """What a body held; `is_text` if its values came as text."""
 
-    values: Json = field(default_factory=dict)
+    values: Json = {}  # each gets its own
     is_text: bool = False
-    uploads: list[Upload] = field(default_factory=list)
+    uploads: list[Upload] = []
 
 
 async def read(content_type: str, chunks: Chunks, limit: int, store: StoreUpload | None) -> Body:

@@ -6,6 +6,8 @@ bounded where they are read (endpoint.py).
 """
 
 import asyncio
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, cast
 from urllib.parse import unquote
@@ -19,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from services.gateway.replies import encode
+from services.gateway.replies import AT_ONCE, encode
 
 # A request's head must be complete within so many seconds after the connection was made or its
 # first byte came.
@@ -32,9 +34,7 @@ READ_PATIENCE = 30.0
 SLOWEST_READER = 16 * 1024
 
 
-# An extension of the scope: `body` gives the request's body if all of it is here (see Exchange).
-ARRIVED = "jobledger.arrived"
-
+Headers = Sequence[tuple[bytes, bytes]]
 
 _CHUNKED = (b"transfer-encoding", b"chunked")
 _END = b"0\r\n\r\n"
@@ -80,21 +80,36 @@ class Exchange(RequestResponseCycle):
         if not ordinary or not (chunked or whole):
             return False
         lines = [*self.default_headers, *start["headers"]]
-        if HEADER_VALUE_RE.search(b"".join(chain.from_iterable(lines))):
-            raise RuntimeError("A header holds what would break the reply's head.")
         if chunked:
             lines.append(_CHUNKED)
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + _END * (not more)
-        head = b"".join([b"%b: %b\r\n" % line for line in lines])
+        self._write(status, header_lines(lines), body, chunked=chunked, more=more)
+        return True
+
+    def reply(self, status: int, recurring: bytes, headers: Headers, body: bytes) -> bool:
+        """Send a whole reply, if nothing is unusual about it; whether it was sent.
+
+        `recurring` are lines of its head, `headers` more of them.
+        """
+        unusual = not self.keep_alive or self.response_started or self._start is not None
+        if unusual or self.flow.write_paused or self.scope["method"] == "HEAD":
+            return False
+        date = recurring_lines(tuple(self.default_headers))
+        length = b"content-length: %d\r\n" % len(body)
+        head = b"".join((date, recurring, header_lines(headers), length))
+        self._write(status, head, body, chunked=False, more=False)
+        return True
+
+    def _write(self, status: int, head: bytes, body: bytes, *, chunked: bool, more: bool) -> None:
         self.waiting_for_100_continue = False
         self.response_started, self.chunked_encoding = True, chunked
-        if not self.disconnected:
-            self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, body))
-            if not more:
-                self.response_complete = True
-                self.message_event.set()
-                self.on_response()
-        return True
+        if self.disconnected:
+            return
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, body))
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            self.on_response()
 
     def arrived(self) -> bytes | None:
         """The request's body, if all of it is here by now; it is given once."""
@@ -105,6 +120,17 @@ class Exchange(RequestResponseCycle):
         return body
 
 
+def header_lines(headers: Headers) -> bytes:
+    """Headers as they stand in a reply's head. RuntimeError for values that would break it."""
+    if headers and HEADER_VALUE_RE.search(b"".join(chain.from_iterable(headers))):
+        raise RuntimeError("A header holds what would break the reply's head.")
+    return b"".join([b"%b: %b\r\n" % line for line in headers])
+
+
+recurring_lines = lru_cache(64)(header_lines)
+"""As `header_lines`, for a tuple of headers that come again and again, and are no secrets."""
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection. `most_connections` is for the whole process."""
 
@@ -113,6 +139,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _read_timer: asyncio.TimerHandle | None = None
     _head_size = 0
+    _idle_since = 0.0
     _in_body = False
     _unread = 0
     _refusal: tuple[int, str] | None = None
@@ -131,6 +158,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_arrived()
         self._reader_goes_on()
         super().connection_lost(exc)
+        super()._unset_keepalive_if_required()
 
     def _make_room(self) -> bool:
         for other in self.connections:
@@ -153,10 +181,10 @@ class GuardedProtocol(HttpToolsProtocol):
         The rest of a body that was refused already is read and dropped, so that the client
         gets to see the refusal; but not for long.
         """
-        if self.idle and self._head_timer is None:
-            self._await_head()
         super().data_received(data)
-        if self._head_timer is not None and not self._in_body:
+        if not self._in_body and (self._head_timer is not None or self.idle):
+            if self._head_timer is None:
+                self._await_head()
             self._head_size += len(data)
             if self._head_size > MOST_HEAD:
                 self._refuse(431, f"A request's head may have at most {MOST_HEAD} bytes.")
@@ -202,7 +230,8 @@ class GuardedProtocol(HttpToolsProtocol):
             keep_alive=self.scope["http_version"] != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        self.scope["extensions"] = {ARRIVED: {"body": self.cycle.arrived}}
+        at_once: dict[object, object] = {"arrived": self.cycle.arrived, "reply": self.cycle.reply}
+        self.scope["extensions"] = {AT_ONCE: at_once}
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
@@ -219,9 +248,37 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The reply is sent; a body that was not awaited may not hold the connection."""
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._idle_since = self.loop.time()
+                if self.timeout_keep_alive_task is None:
+                    self._keep_alive(self.timeout_keep_alive)
         if self._in_body and self._head_timer is None:
             self._await_head()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was idle for long; a head that has begun is timed by itself."""
+        self.timeout_keep_alive_task = None
+        if not self.idle or self._head_timer is not None:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._keep_alive(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _keep_alive(self, seconds: float) -> None:
+        """One timer for as many requests as there come meanwhile; uvicorn takes one for each."""
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _unset_keepalive_if_required(self) -> None:
+        """What came does not end the timer, see `timeout_keep_alive_handler`."""
 
     def _unsupported_upgrade_warning(self) -> None:
         """Other protocols are not spoken here; the request is answered as HTTP."""

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 from litestar.types import HTTPScope, Receive
 
 from domain.access import Principal
@@ -23,10 +24,10 @@ from domain.facts import Actor, Json
 from services import logs
 from services.gateway import body, errors
 from services.gateway.auth import Credentials, actor_of, authenticate
-from services.gateway.connections import ARRIVED
 from services.gateway.files import FileReply
 from services.gateway.params import Params, Upload
 from services.gateway.replies import (
+    AT_ONCE,
     Manner,
     Payload,
     Reply,
@@ -58,8 +59,7 @@ Answer = Payload | Direct
 Handler = Callable[..., Awaitable[Answer]]
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """One request on its way through the gateway. `now` is its time in Unix seconds.
 
     `sequence` becomes the header X-Ledger-Seq; `tail` is what follows the version in the path;
@@ -77,8 +77,8 @@ class Call:
     tail: Sequence[str] = ()
     sequence: int = 0
     known: Principal | None = None
-    stored: list[Upload] = field(default_factory=list)
-    reply_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    stored: list[Upload] = []  # each gets its own
+    reply_headers: list[tuple[bytes, bytes]] = []
 
     @property
     def caller(self) -> Principal:
@@ -311,8 +311,8 @@ async def _body(endpoint: Endpoint, call: Call, *, admitted: bool) -> body.Body:
 
 def _arrived(scope: HTTPScope) -> bytes | None:
     """The request's body if all of it came along with its head, as it mostly does."""
-    extension: Any = (scope.get("extensions") or {}).get(ARRIVED)
-    body: bytes | None = extension["body"]() if extension is not None else None
+    at_once: Any = (scope.get("extensions") or {}).get(AT_ONCE)
+    body: bytes | None = at_once["arrived"]() if at_once is not None else None
     return body
 
 

@@ -7,6 +7,7 @@ the headers that keep browsers from doing more with a reply than it is for. Know
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from litestar.enums import ScopeType
@@ -14,10 +15,13 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services import logs
-from services.gateway.replies import JSON_TYPE, Reply, encode
+from services.gateway.connections import header_lines
+from services.gateway.replies import AT_ONCE, JSON_TYPE, Reply, encode
 from services.settings import Settings
 
 Headers = list[tuple[bytes, bytes]]
+Recurring = tuple[tuple[bytes, bytes], ...]
+"""Headers that come again and again: they tell all there is to tell of the body, but its length."""
 
 # Nothing in a reply may load or run anything; pages bring their own policy.
 _DATA_POLICY = b"default-src 'none'; frame-ancestors 'none'"
@@ -68,6 +72,23 @@ class Exposure:
                 message["headers"] = self._outgoing(request, headers, scope["scheme"])
             await send(message)
 
+        at_once: Any = (scope.get("extensions") or {}).get(AT_ONCE)
+        if at_once is not None:
+            reply_as_is = at_once["reply"]
+
+            def reply(status: int, recurring: Recurring, headers: Headers, body: bytes) -> bool:
+                nonlocal started
+                if self._origins is None:
+                    lines = _guarded_lines(recurring, scope["scheme"])
+                else:
+                    known = self._for_known_origins(request, [*recurring])
+                    lines = header_lines(_with_guards(known, scope["scheme"]))
+                sent: bool = reply_as_is(status, lines, headers, body)
+                started = started or sent
+                return sent
+
+            at_once["reply"] = reply
+
         if self._hosts and scope["path"] not in _FOR_ALL_HOSTS and not self._is_ours(scope):
             await _refusal("This is not a name of this server.", 421)(scope, receive, send_guarded)
             return
@@ -95,14 +116,7 @@ class Exposure:
     ) -> Headers:
         if self._origins is not None:
             headers = self._for_known_origins(request, headers)
-        headers += _ALWAYS
-        names = dict(headers)
-        if b"content-security-policy" not in names:
-            page = names.get(b"content-type", b"").startswith(b"text/html")
-            headers.append((b"content-security-policy", _PAGE_POLICY if page else _DATA_POLICY))
-        if scheme == "https":
-            headers.append(_ONLY_HTTPS)
-        return headers
+        return _with_guards(headers, scheme)
 
     def _for_known_origins(
         self, request: Iterable[tuple[bytes, bytes]], headers: Headers
@@ -116,6 +130,23 @@ class Exposure:
             if origin.decode("latin-1") in self._origins:
                 kept.append((_ALLOW_ORIGIN, origin))
         return kept
+
+
+def _with_guards(headers: Headers, scheme: str) -> Headers:
+    """The headers, and those that keep browsers from doing more than a reply is for."""
+    headers += _ALWAYS
+    names = dict(headers)
+    if b"content-security-policy" not in names:
+        page = names.get(b"content-type", b"").startswith(b"text/html")
+        headers.append((b"content-security-policy", _PAGE_POLICY if page else _DATA_POLICY))
+    if scheme == "https":
+        headers.append(_ONLY_HTTPS)
+    return headers
+
+
+@lru_cache(64)
+def _guarded_lines(recurring: Recurring, scheme: str) -> bytes:
+    return header_lines(_with_guards([*recurring], scheme))
 
 
 def _matches(host: str, allowed: str) -> bool:

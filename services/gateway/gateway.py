@@ -8,12 +8,11 @@ the fact, so that a client reads what it wrote (design.md 4). Knows nothing of H
 import asyncio
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from domain.facts import Fact, Recorded
@@ -56,8 +55,7 @@ TURN_WITHIN = 5.0
 DISK_FULL = "The disk is nearly full: nothing more is recorded."
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """A fact to be recorded, and the last sequence of its subject that was decided on.
 
     `expect` None: whatever else stands there does not matter.
@@ -112,7 +110,7 @@ class Gateway:
         """
         key = call.header(b"idempotency-key")
         if not key:
-            return secrets.token_hex(10)
+            return os.urandom(10).hex()
         caller = call.known.id if call.known is not None else ""
         origin = f"{caller}\x1f{call.endpoint}\x1f{key}"
         return REPEATABLE + hashlib.sha256(origin.encode()).hexdigest()[:32]
@@ -167,7 +165,8 @@ class Gateway:
                 decision = decide()
                 continue
             call.sequence = sequence
-            await self.reached(sequence)
+            if self.follower.position < sequence:
+                await self.reached(sequence)
             return await self._recorded(sequence, fact, command)
         raise NotYet("Others keep changing the same object; try again.")
 

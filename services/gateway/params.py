@@ -8,7 +8,7 @@ is the business of body.py; what a parameter means, that of the endpoint.
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -43,8 +43,7 @@ class Upload:
     blob: Blob
 
 
-@dataclass(slots=True)
-class Params:
+class Params(msgspec.Struct):
     """The merged parameters of one request.
 
     `textual` names those that came as text; `reserved` holds credentials and the like; `query`
@@ -53,10 +52,10 @@ class Params:
 
     values: Json
     textual: frozenset[str] = frozenset()
-    reserved: Json = field(default_factory=dict)
-    query: Json = field(default_factory=dict)
-    body: Json = field(default_factory=dict)
-    uploads: list[Upload] = field(default_factory=list)
+    reserved: Json = {}  # each gets its own
+    query: Json = {}
+    body: Json = {}
+    uploads: list[Upload] = []
 
     def given(self, name: str) -> bool:
         """Whether the parameter is there, whatever its value."""

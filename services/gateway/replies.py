@@ -18,6 +18,11 @@ from domain.facts import Json
 JSON_TYPE = (b"content-type", b"application/json")
 PRIVATE = (b"cache-control", b"private, no-store")
 ANY_ORIGIN = (b"access-control-allow-origin", b"*")
+_JSON = (JSON_TYPE, ANY_ORIGIN)
+_PRIVATE_JSON = (*_JSON, PRIVATE)
+# An extension of the scope, for what need not be awaited: `arrived` gives the request's body if
+# all of it is here, `reply` sends a whole reply (connections.Exchange).
+AT_ONCE = "jobledger.at_once"
 # Below this a compressed reply is hardly smaller; above the other it is packed off the loop.
 _WORTH_PACKING = 1024
 _PACK_ASIDE = 256 * 1024
@@ -50,8 +55,7 @@ class Encoded:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(msgspec.Struct, frozen=True):
     """How the client wants its reply."""
 
     gzip: bool = False
@@ -73,18 +77,26 @@ def body_of(payload: Payload) -> bytes:
             return encode({"code": 0} | payload) + b"\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A complete HTTP reply; an ASGI application of its own. `code` is what its JSON says."""
+class Reply(msgspec.Struct, frozen=True):
+    """A complete HTTP reply; an ASGI application of its own.
+
+    `code` is what its JSON says. `recurring` are headers as well, but none that belong to this
+    reply alone: their text is kept.
+    """
 
     body: bytes
     headers: list[tuple[bytes, bytes]]
     status: int = 200
     code: int | str = 0
+    recurring: tuple[tuple[bytes, bytes], ...] = ()
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Send it."""
-        headers = self.headers
+        if self.recurring:
+            at_once: Any = (scope.get("extensions") or {}).get(AT_ONCE)
+            if at_once and at_once["reply"](self.status, self.recurring, self.headers, self.body):
+                return
+        headers = [*self.recurring, *self.headers]
         if self.status != 204:
             headers = [*headers, (b"content-length", b"%d" % len(self.body))]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
@@ -114,9 +126,7 @@ async def json_reply(payload: Payload, manner: Manner, status: int = 200) -> Rep
     if manner.pretty:
         text = json.dumps(json.loads(body), indent="\t", ensure_ascii=False)
         body = text.encode() + b"\n"
-    headers = [JSON_TYPE, ANY_ORIGIN, *manner.headers]
-    if manner.private:
-        headers.append(PRIVATE)
+    headers = [*manner.headers]
     if manner.sequence:
         headers.append((b"x-ledger-seq", b"%d" % manner.sequence))
     if status == 200 and len(body) >= _WORTH_PACKING:
@@ -125,7 +135,7 @@ async def json_reply(payload: Payload, manner: Manner, status: int = 200) -> Rep
             body = await packed(body)
             headers.append((b"content-encoding", b"gzip"))
     code = payload.get("code", 0) if isinstance(payload, dict) else 0
-    return Reply(body, headers, status, code)
+    return Reply(body, headers, status, code, _PRIVATE_JSON if manner.private else _JSON)
 
 
 def text_reply(text: str, status: int) -> Reply:

@@ -16,7 +16,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -57,8 +56,7 @@ _GUARD_FAILED = (10071, 10164)
 _DUPLICATE_IN_BATCH = 10201
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(msgspec.Struct, frozen=True):
     subject: str
     data: bytes
     headers: dict[str, str]
@@ -238,7 +236,7 @@ async def _exchange_each(
     ledger: "Ledger", messages: list[_Message], deadline: _Deadline
 ) -> dict[str, Json]:
     """Send each message and await all answers; those that came, by id."""
-    await _connected(ledger, deadline)
+    await _wait_connected(ledger, deadline)
     answers: dict[str, Json] = {}
     futures = []
     try:
@@ -287,7 +285,8 @@ async def _store_batch(
 async def _exchange(ledger: "Ledger", messages: list[_Message], deadline: _Deadline) -> Json:
     """The server's answer to one message, or to the last one of a batch; sent until it comes."""
     while True:
-        await _connected(ledger, deadline)
+        if deadline.left <= 0 or not ledger.connected:
+            await _wait_connected(ledger, deadline)
         try:
             *staged, last = messages if len(messages) == 1 else _as_batch(messages)
             for message in staged:
@@ -312,14 +311,14 @@ async def _look(
     """What stands on the ledger, asked until it is answered: until then nothing is known."""
     deadline.sent = True
     while True:
-        await _connected(ledger, deadline)
+        await _wait_connected(ledger, deadline)
         try:
             return await look()
         except LedgerUnavailable as error:
             await deadline.pause(error)
 
 
-async def _connected(ledger: "Ledger", deadline: _Deadline) -> None:
+async def _wait_connected(ledger: "Ledger", deadline: _Deadline) -> None:
     """Return once a try makes sense; the call's last word when its patience is over."""
     if deadline.left > 0:
         if ledger.connected:

@@ -25,7 +25,7 @@ from nats.errors import (
 Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Gets subject, reply, payload and raw headers of a message; is quick and does not raise."""
 
-_NO_SUBJECT = re.compile(r"[\s\x00]|^$")
+_NO_SUBJECT = re.compile(r"[\s\x00]")
 _CRLF = b"\r\n"
 # So many parts of messages are written before the turn of the loop ends.
 _MANY = 400
@@ -53,13 +53,11 @@ class FastClient(Client):
         Raises OutboundBufferLimitError or ConnectionClosedError without a connection,
         MaxPayloadError, BadSubjectError: then nothing was or will be sent.
         """
-        if self.is_closed:
-            raise ConnectionClosedError
         if not self.is_connected:
-            raise OutboundBufferLimitError
+            raise ConnectionClosedError if self.is_closed else OutboundBufferLimitError
         if len(payload) > self._max_payload:
             raise MaxPayloadError
-        if _NO_SUBJECT.search(subject) or (reply and _NO_SUBJECT.search(reply)):
+        if _NO_SUBJECT.search(f"{subject}{reply}") or not subject:
             raise BadSubjectError
         size = len(payload)
         if headers:

@@ -136,8 +136,8 @@ class Ledger:
         broke meanwhile, NotServed if nobody serves `subject`, LedgerUnavailable if the message
         cannot be sent at all (too large).
         """
-        future = await self.send(subject, payload, headers=headers)
-        return await self.answer(future, subject, within)
+        future = self.begin(subject, payload, headers, within)
+        return _checked(await future, subject, within)
 
     async def send(
         self, subject: str, payload: bytes, *, headers: dict[str, str] | None = None
@@ -190,17 +190,7 @@ class Ledger:
         """The answer to `send`, awaited for up to `within` seconds; errors as in `request`."""
         if not future.done():
             self._until[future] = asyncio.get_running_loop().time() + within
-        reply = await future
-        if reply is _LATE:
-            raise OutcomeUnknown(
-                f"NATS did not answer on {subject} within {within:g} s "
-                "(a denied permission looks the same)."
-            )
-        if reply is None:
-            raise OutcomeUnknown("The connection to NATS broke before the answer came.")
-        if reply.status == "503" and not reply.data:
-            raise NotServed(f"Nobody answers on {subject}.")
-        return reply
+        return _checked(await future, subject, within)
 
     def _look_for_late(self) -> None:
         """Give up answers that are overdue: one timer for all, as nearly none ever is."""
@@ -369,3 +359,17 @@ class Ledger:
         future = self._waiting.pop(subject.rpartition(b".")[2], None)
         if future is not None and not future.done():
             future.set_result(Reply(data, parse_headers(headers)))
+
+
+def _checked(reply: Reply | None, subject: str, within: float) -> Reply:
+    """An answer that came; errors as in `Ledger.request`."""
+    if reply is _LATE:
+        raise OutcomeUnknown(
+            f"NATS did not answer on {subject} within {within:g} s "
+            "(a denied permission looks the same)."
+        )
+    if reply is None:
+        raise OutcomeUnknown("The connection to NATS broke before the answer came.")
+    if reply.headers and reply.status == "503" and not reply.data:
+        raise NotServed(f"Nobody answers on {subject}.")
+    return reply

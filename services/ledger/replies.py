@@ -1,11 +1,11 @@
 """What NATS answers: payload and headers, as our own small types."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """The answer to a request: its payload and its headers (`Status` for a status line)."""
 
     data: bytes
