@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.facts import Json, Recorded
+from domain.facts import Json
 from projections.history import History
 from projections.search import Calendar
 from projections.store import condemn, is_damage, open_reader, open_store, read_meta
@@ -129,25 +129,23 @@ def test_what_was_folded_already_changes_nothing() -> None:
     assert all_rows(history._connection) == before
 
 
-def test_a_batch_that_fails_leaves_neither_rows_nor_position(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_batch_that_fails_leaves_neither_rows_nor_position() -> None:
     book = Book()
     book.completed("j1")
     book.completed("j2")
-    history = History(empty_store())
+    connection = empty_store()
+    history = History(connection)
 
-    def fail(recorded: Recorded) -> None:
-        if recorded.sequence == 2:
-            raise sqlite3.OperationalError("disk is full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(history.revisions, "add", fail)
-        with pytest.raises(sqlite3.OperationalError):
-            history.apply_batch(book.facts)
+    connection.execute(
+        "CREATE TEMP TRIGGER full BEFORE INSERT ON main.jobs WHEN NEW.id = 'j2' "
+        "BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+    )
+    with pytest.raises(sqlite3.DatabaseError, match="disk is full"):
+        history.apply_batch(book.facts)
 
     assert history.position == 0
     assert not history.has("j1")
+    connection.execute("DROP TRIGGER full")
     history.apply_batch(book.facts)
     assert history.has("j2")
 
