@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -133,29 +133,39 @@ class Views:
                 self._wake(job.id)
 
     def _fold_jobs(self, recorded: Recorded, touched: list[Job]) -> Json | None:
-        match recorded.fact:
-            case f.EventCreated() | f.EventUpdated() | f.EventDeleted():
-                self.events_changed = recorded.sequence
-            case f.JobRequested(at=at):
-                self.launches.append(at)
-                while self.launches[0] < at - _COUNTED_FOR or len(self.launches) > _MOST_LAUNCHES:
-                    self.launches.popleft()
-            case f.JobCompleted(at=at) if touched:
-                return self._final(touched[0], recorded.sequence, at)
-            case f.QueueFlushed(cause=int(request)):
-                self.answers[request] = recorded
-                for job in touched:
-                    self.activity.forget(job.id)
-                if len(self.answers) > _MOST_ANSWERS:
-                    del self.answers[next(iter(self.answers))]
-                self._wake(str(request))
-            case f.JobFinished(job=id) if not touched:
-                self._forget(id)  # a late report changes the stored record
-            case f.JobTagged(job=id) | f.JobUpdated(job=id) | f.JobDeleted(job=id):
-                self._forget(id)
-            case _:
-                pass
-        return None
+        fold = _FOLDS.get(type(recorded.fact))
+        return fold(self, recorded, touched) if fold is not None else None
+
+    def _note_change(self, recorded: Recorded, _: list[Job]) -> None:
+        self.events_changed = recorded.sequence
+
+    def _note_launch(self, recorded: Recorded, _: list[Job]) -> None:
+        at = recorded.fact.at
+        self.launches.append(at)
+        while self.launches[0] < at - _COUNTED_FOR or len(self.launches) > _MOST_LAUNCHES:
+            self.launches.popleft()
+
+    def _completed(self, recorded: Recorded, touched: list[Job]) -> Json | None:
+        return self._final(touched[0], recorded.sequence, recorded.fact.at) if touched else None
+
+    def _flushed(self, recorded: Recorded, touched: list[Job]) -> None:
+        for job in touched:
+            self.activity.forget(job.id)
+        request = recorded.fact.cause
+        if isinstance(request, int):
+            self.answers[request] = recorded
+            if len(self.answers) > _MOST_ANSWERS:
+                del self.answers[next(iter(self.answers))]
+            self._wake(str(request))
+
+    def _finished(self, recorded: Recorded, touched: list[Job]) -> None:
+        if not touched:  # a late report changes the stored record
+            self._revised(recorded, touched)
+
+    def _revised(self, recorded: Recorded, _: list[Job]) -> None:
+        id = getattr(recorded.fact, "job", "")
+        self._finals.pop(id, None)
+        self._ephemeral.pop(id, None)
 
     def _final(self, job: Job, sequence: int, at: float) -> Json | None:
         """The document of a job that just became final, unless it is stored already."""
@@ -170,10 +180,6 @@ class Views:
         place[job.id] = (final, sequence, at)
         self._sweep(at)
         return final
-
-    def _forget(self, id: str) -> None:
-        self._finals.pop(id, None)
-        self._ephemeral.pop(id, None)
 
     def _remember_command(self, id: str, sequence: int) -> None:
         self.commands[id] = sequence
@@ -310,6 +316,21 @@ class Views:
     def history_position(self) -> int:
         """The last sequence whose rows are committed."""
         return self._history.position if self._history is not None else 0
+
+
+# What does not stand here changes nothing that Views itself keeps.
+_FOLDS: Mapping[type[f.FactBase], Callable[[Views, Recorded, list[Job]], Json | None]] = {
+    f.EventCreated: Views._note_change,
+    f.EventUpdated: Views._note_change,
+    f.EventDeleted: Views._note_change,
+    f.JobRequested: Views._note_launch,
+    f.JobFinished: Views._finished,
+    f.JobCompleted: Views._completed,
+    f.QueueFlushed: Views._flushed,
+    f.JobTagged: Views._revised,
+    f.JobUpdated: Views._revised,
+    f.JobDeleted: Views._revised,
+}
 
 
 def _over(
