@@ -22,15 +22,12 @@ from typing import Any
 
 from domain import facts as f
 from domain.facts import Json, Recorded
+from projections.final_record import FinalRecord, final_record, whole
 from projections.job_view import with_late_report
-from projections.revisions import PASSED_OVER, Page, Revisions, actor_name, row_id, to_text
+from projections.revisions import PASSED_OVER, Page, Revisions, actor_name, row_id
 from projections.search import Calendar, all_of, jobs_where, within_limits
 from projections.store import read_meta
 
-# What a list leaves out unless it is asked to be verbose (api.md 4.4).
-PRUNED = frozenset(
-    "actions activity html limits procs conns table timelines input data files output".split()
-)
 # The meta log keeps this many lines per job (execution.md 18).
 MOST_ACTIVITY = 1000
 
@@ -43,10 +40,7 @@ _ORDER = {
 }
 _MOST_MARKS = 500
 _INSERT = f"INSERT INTO jobs VALUES ({', '.join('?' * 17)})"  # noqa: S608
-_MOST_NUMBER = 1e15
 _ENDS = (f.JobFinished, f.JobCompleted)
-_TEXT_COLUMNS = ("event", "category", "plugin", "server", "source")
-_NUMBER_COLUMNS = ("started", "completed", "elapsed")
 # Orders and reports, which do not stand on their job's own subject.
 _OF_RUNNERS = frozenset(
     {
@@ -74,21 +68,20 @@ class History:
         self._rows = _Rows()
         self._known: set[str] = set()
 
-    def apply_batch(self, facts: Sequence[tuple[Recorded, Json | None]]) -> None:
+    def apply_batch(self, facts: Sequence[tuple[Recorded, FinalRecord | None]]) -> None:
         """Fold these facts, in order, in one transaction; those already folded are skipped.
 
-        With a JobCompleted comes the final wire document of its job (job_view.document), or
-        None where the job is not known; with every other fact None. Ephemeral jobs leave no
-        record.
+        With a JobCompleted comes the final record of its job, or None where the job is not
+        known; with every other fact None. Ephemeral jobs leave no record.
         """
-        fresh = [(recorded, job) for recorded, job in facts if recorded.sequence > self.position]
+        fresh = [entry for entry in facts if entry[0].sequence > self.position]
         if not fresh:
             return
         end = fresh[-1][0].sequence
         with _transaction(self._connection):
             self._rows, self._known = _Rows(), self._known_of(fresh)
-            for recorded, job in fresh:
-                self._apply(recorded, job)
+            for recorded, record in fresh:
+                self._apply(recorded, record)
             self._write_rows()
             self._connection.execute("UPDATE meta SET value = ? WHERE name = 'position'", (end,))
         self.position = end
@@ -108,7 +101,7 @@ class History:
                 some,
             )
             for id, brief, details in rows:
-                found[id] = json.loads(_whole(brief, details) if verbose else brief)
+                found[id] = json.loads(whole(brief, details) if verbose else brief)
         return found
 
     def has(self, id: str) -> bool:
@@ -151,11 +144,11 @@ class History:
             f"SELECT brief, details FROM jobs WHERE {where.sql} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
             (*where.params, limit, offset),
         )
-        return Page([_whole(*row) if verbose else row[0] for row in rows], length)
+        return Page([whole(*row) if verbose else row[0] for row in rows], length)
 
     # --- folding ---------------------------------------------------------------------------
 
-    def _known_of(self, facts: Sequence[tuple[Recorded, Json | None]]) -> set[str]:
+    def _known_of(self, facts: Sequence[tuple[Recorded, FinalRecord | None]]) -> set[str]:
         """Those of the jobs that end in these facts that have a record already: very few."""
         ids = {r.fact.job for r, _ in facts if isinstance(r.fact, _ENDS)}
         rows = self._connection.execute(
@@ -164,7 +157,7 @@ class History:
         )
         return {row[0] for row in rows}
 
-    def _apply(self, recorded: Recorded, job: Json | None) -> None:
+    def _apply(self, recorded: Recorded, record: FinalRecord | None) -> None:
         fact = recorded.fact
         kind = type(fact)
         if kind in _OF_RUNNERS:
@@ -173,8 +166,8 @@ class History:
             if isinstance(fact, f.JobFinished) and id in self._known:
                 self._take_late(fact)
         elif isinstance(fact, f.JobCompleted):
-            if job is not None and not job.get("ephemeral"):
-                self._store({**job, "id": fact.job})
+            if record is not None and not record.ephemeral:
+                self._store(record)
         elif kind not in PASSED_OVER:
             self.revisions.add(recorded)
             self._revise(recorded)
@@ -208,7 +201,7 @@ class History:
         self._write_rows()
         record = self.job(fact.job)
         if record is not None:
-            self._store(with_late_report(record, fact))
+            self._store(final_record(fact.job, with_late_report(record, fact)))
 
     def _change(self, id: str, changes: Json, note: Json | None = None) -> None:
         self._write_rows()
@@ -222,38 +215,17 @@ class History:
             lines = job.get("activity")
             job["activity"] = [*(lines if isinstance(lines, list) else []), note][-MOST_ACTIVITY:]
         self._known.add(id)
-        self._store(job)
+        self._store(final_record(id, job))
 
-    def _store(self, job: Json) -> None:
-        """Have the record of a job written, in place of one that is known."""
-        id = job["id"]
+    def _store(self, record: FinalRecord) -> None:
+        """Have a record written, in place of one that is known."""
+        id = record.row[0]
         if id in self._known:
             self._write_rows()
             self._erase([id])
         self._known.add(id)
-        brief: Json = {}
-        details: Json = {}
-        for name, value in job.items():
-            (details if name in PRUNED else brief)[name] = value
-        targets = _texts(job.get("targets"))
-        row = (
-            id,
-            *[_text(job.get(name)) for name in _TEXT_COLUMNS],
-            _text(job.get("code", 0)),
-            *[_number(job.get(name)) for name in _NUMBER_COLUMNS],
-            not job.get("code"),
-            bool(job.get("retried")),
-            bool(job.get("test")),
-            bool(job.get("files")),
-            len(targets),
-            to_text(brief),
-            to_text(details),
-        )
-        self._rows.jobs.append(row)
-        words = self._rows.words
-        words.update([("tag", word, id) for word in _texts(job.get("tags"))])
-        words.update([("group", word, id) for word in _texts(job.get("groups"))])
-        words.update([("target", word, id) for word in targets])
+        self._rows.jobs.append(record.row)
+        self._rows.words |= record.words
 
     def _forget(self, fact: f.JobDeleted) -> None:
         """Drop all that an erased job's facts left: a fold without them must be the same."""
@@ -289,11 +261,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _whole(brief: str, details: str) -> str:
-    """The two halves of a record as one JSON object."""
-    return brief if details == "{}" else f"{brief[:-1]},{details[1:]}"
-
-
 def _retagged(recorded: Recorded, fact: f.JobTagged) -> Json:
     """The line that replacing the tags leaves in the job's meta log (api.md 4.9)."""
     return {
@@ -310,24 +277,3 @@ def _stepped(stored: Any, value: Any) -> Any:
     if is_number and isinstance(value, str) and _STEP.fullmatch(value):
         return stored + (float(value) if "." in value else int(value))
     return value
-
-
-def _text(value: Any) -> str:
-    if type(value) is str:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value)
-
-
-def _texts(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-
-
-def _number(value: Any) -> float:
-    """A value to sort by; whatever an admin may have written there, SQLite must hold it."""
-    if type(value) is float and -_MOST_NUMBER <= value <= _MOST_NUMBER:
-        return value
-    if not isinstance(value, int | float) or value != value:
-        return 0.0
-    return float(min(max(value, -_MOST_NUMBER), _MOST_NUMBER))

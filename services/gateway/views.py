@@ -25,6 +25,7 @@ from projections.access import Access, StoredAccess
 from projections.active_jobs import ActiveJobs, StoredJobs
 from projections.definitions import Definitions, StoredDefinitions
 from projections.event_state import EventStates, StoredEventStates
+from projections.final_record import FinalRecord, final_record
 from projections.fleet import Fleet, StoredFleet
 from projections.history import History
 from projections.job_activity import JobActivity, StoredActivity
@@ -104,8 +105,8 @@ class Views:
         self.launches: deque[float] = deque()
         self.answers: dict[int, Recorded] = {}
         self.events_changed = 0
-        self._finals: dict[str, tuple[Json, int, float]] = {}
-        self._ephemeral: dict[str, tuple[Json, int, float]] = {}
+        self._finals: dict[str, tuple[FinalRecord, int, float]] = {}
+        self._ephemeral: dict[str, tuple[FinalRecord, int, float]] = {}
         self._watches: dict[str, set[Watch]] = {}
         self._history: HistoryWriter | None = None
         self._swept = 0.0
@@ -132,7 +133,7 @@ class Views:
             for job in touched:
                 self._wake(job.id)
 
-    def _fold_jobs(self, recorded: Recorded, touched: list[Job]) -> Json | None:
+    def _fold_jobs(self, recorded: Recorded, touched: list[Job]) -> FinalRecord | None:
         fold = _FOLDS.get(type(recorded.fact))
         return fold(self, recorded, touched) if fold is not None else None
 
@@ -145,7 +146,7 @@ class Views:
         while self.launches[0] < at - _COUNTED_FOR or len(self.launches) > _MOST_LAUNCHES:
             self.launches.popleft()
 
-    def _completed(self, recorded: Recorded, touched: list[Job]) -> Json | None:
+    def _completed(self, recorded: Recorded, touched: list[Job]) -> FinalRecord | None:
         return self._final(touched[0], recorded.sequence, recorded.fact.at) if touched else None
 
     def _flushed(self, recorded: Recorded, touched: list[Job]) -> None:
@@ -167,16 +168,16 @@ class Views:
         self._finals.pop(id, None)
         self._ephemeral.pop(id, None)
 
-    def _final(self, job: Job, sequence: int, at: float) -> Json | None:
-        """The document of a job that just became final, unless it is stored already."""
+    def _final(self, job: Job, sequence: int, at: float) -> FinalRecord | None:
+        """The record of a job that just became final, unless it is stored already."""
         lines = self.activity.of(job.id)
         self.activity.forget(job.id)
         if sequence <= self.history_position:
             return None
         server = self.fleet.servers.get(job.server) if job.server else None
         groups = server.groups if server is not None else ()
-        final = document(job, groups=groups, activity=lines)
-        place = self._ephemeral if final.get("ephemeral") else self._finals
+        final = final_record(job.id, document(job, groups=groups, activity=lines))
+        place = self._ephemeral if final.ephemeral else self._finals
         place[job.id] = (final, sequence, at)
         self._sweep(at)
         return final
@@ -300,7 +301,7 @@ class Views:
     def final_at_hand(self, id: str) -> Json | None:
         """The document of a job that just became final, if it is still kept here."""
         kept = self._finals.get(id) or self._ephemeral.get(id)
-        return kept[0] if kept is not None else None
+        return kept[0].document() if kept is not None else None
 
     async def history(self, ask: Callable[[History], T]) -> T:
         """Ask the history, which has stored everything that is applied by now (D26)."""
@@ -319,7 +320,7 @@ class Views:
 
 
 # What does not stand here changes nothing that Views itself keeps.
-_FOLDS: Mapping[type[f.FactBase], Callable[[Views, Recorded, list[Job]], Json | None]] = {
+_FOLDS: Mapping[type[f.FactBase], Callable[[Views, Recorded, list[Job]], FinalRecord | None]] = {
     f.EventCreated: Views._note_change,
     f.EventUpdated: Views._note_change,
     f.EventDeleted: Views._note_change,
@@ -334,7 +335,7 @@ _FOLDS: Mapping[type[f.FactBase], Callable[[Views, Recorded, list[Job]], Json | 
 
 
 def _over(
-    kept: dict[str, tuple[Json, int, float]], stored: int, now: float, seconds: float
+    kept: dict[str, tuple[FinalRecord, int, float]], stored: int, now: float, seconds: float
 ) -> list[str]:
     """The documents, oldest first, that are stored and were kept for so many seconds."""
     over = []
@@ -374,7 +375,7 @@ class HistoryWriter:
         self._connection = open_store(path, ledger, end)
         self._history = History(self._connection)
         self.position = self._history.position
-        self._pending: list[tuple[Recorded, Json | None]] = []
+        self._pending: list[tuple[Recorded, FinalRecord | None]] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
@@ -383,7 +384,7 @@ class HistoryWriter:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="history-reader")
         self._local = threading.local()
 
-    def add(self, recorded: Recorded, final: Json | None) -> None:
+    def add(self, recorded: Recorded, final: FinalRecord | None) -> None:
         """Have this fact stored soon."""
         if recorded.sequence <= self.position:
             return

@@ -31,7 +31,7 @@ def test_a_completed_job_is_found_whole_and_pruned() -> None:
     history = told(book)
 
     job = history.job("j1")
-    assert job == book.facts[0][1]
+    assert job == book.document(1)
     pruned = history.jobs(["j1"], verbose=False)["j1"]
     assert pruned["own_key"] == {"kept": True}
     assert {"activity", "output"}.isdisjoint(pruned)
@@ -269,7 +269,7 @@ def test_a_harmed_file_is_replaced_and_can_be_folded_again(harm: object, tmp_pat
 
     assert history.position == 0
     history.apply_batch(book.facts)
-    assert history.job("j1") == book.facts[0][1]
+    assert history.job("j1") == book.document(1)
     kept = path.with_name("history.db.damaged").exists()
     assert kept == (harm in (damage_all, damage_middle, condemn))
 
@@ -299,7 +299,7 @@ def test_rows_of_a_search_are_json_text() -> None:
     book.completed("j1", label="ä\u2028")
     rows: list[Json] = [json.loads(row) for row in told(book).search("*", NOW, verbose=True).rows]
 
-    assert rows == [book.facts[0][1]]
+    assert rows == [book.document(1)]
 
 
 def test_a_late_report_turns_an_abort_into_a_warning_with_what_was_left() -> None:
