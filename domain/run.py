@@ -5,8 +5,9 @@ What becomes of the job afterwards (limits, queue, servers) is decided by its ow
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from domain import facts as f
 from domain.access import Principal
@@ -42,8 +43,7 @@ RUNTIME = frozenset(
 NEVER_OVERRIDDEN = EVENT_ONLY | LAUNCH_CONTEXT | OPTIONS | RUNTIME | {"type", "category"}
 
 
-@dataclass(frozen=True, slots=True)
-class RunEvent:
+class RunEvent(msgspec.Struct, frozen=True):
     """A wish to run an event now. `overrides` are event keys for this run only.
 
     `by` is None for a magic link, which needs no manual trigger and no privilege.
@@ -53,7 +53,7 @@ class RunEvent:
     actor: f.Actor
     event: Json
     job: str
-    overrides: Json = field(default_factory=dict)
+    overrides: Json = {}
     input: Json | None = None
     test: bool = False
     test_actions: bool = False
@@ -77,6 +77,13 @@ class RunEvent:
     def admin(self) -> bool:
         """Whether locked parameters may be set."""
         return self.by is not None and self.by.admin
+
+    @property
+    def plain(self) -> bool:
+        """Whether only a run is wanted, so that the records alone say if there may be one."""
+        special = self.by is None or self.overrides or self.input is not None or self.test
+        tests = self.test_actions or self.test_limits or self.test_conditions is not None
+        return not (special or tests)
 
 
 def overrides_of(params: Mapping[str, object]) -> Json:
@@ -129,10 +136,25 @@ def decide_run(
     if command.by is None:
         _check_files(command.input, event, made)
     invisible, ephemeral = overrides.pop("invisible", False), overrides.pop("ephemeral", False)
-    request = f.JobRequested(
+    return bounded(
+        request_of(command, overrides, made_of, now, invisible=invisible, ephemeral=ephemeral)
+    )
+
+
+def request_of(
+    command: RunEvent,
+    overrides: Json,
+    made_of: f.MadeOf,
+    now: float,
+    *,
+    invisible: object = False,
+    ephemeral: object = False,
+) -> f.JobRequested:
+    """The launch itself, for one that is known to be allowed (see `decide_run`)."""
+    return f.JobRequested(
         at=now,
         actor=command.actor,
-        event=str(event["id"]),
+        event=str(command.event["id"]),
         job=command.job,
         made_of=made_of,
         source=command.source,
@@ -148,7 +170,6 @@ def decide_run(
         invisible=bool(invisible),
         ephemeral=bool(ephemeral),
     )
-    return bounded(request)
 
 
 def _has_manual_trigger(event: Json) -> bool:

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import HTTPScope, Receive, Send
+from litestar.types import ExceptionHandlersMap, HTTPScope, Receive, Send
 
 from services.gateway.endpoint import Endpoint, answer
 from services.gateway.replies import JSON_TYPE, Reply, encode, text_reply
@@ -29,7 +28,7 @@ def handler(endpoints: Iterable[Endpoint], gateway: "Gateway") -> ASGIRouteHandl
     """The route of all calls, all methods alike."""
     calls = {call.root: (call, Requests(call.name)) for call in endpoints}
 
-    @asgi(MOUNT, is_mount=True, copy_scope=False)
+    @_Calls(MOUNT, is_mount=True, copy_scope=False)
     async def handle(scope: HTTPScope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if not path.startswith("/"):  # Litestar mounts below anything that begins like /api
@@ -50,6 +49,18 @@ def handler(endpoints: Iterable[Endpoint], gateway: "Gateway") -> ASGIRouteHandl
         await reply(scope, receive, send)
 
     return handle
+
+
+class _Calls(ASGIRouteHandler):
+    """Litestar would look for the handlers of exceptions anew at each request."""
+
+    _handlers: "ExceptionHandlersMap | None" = None
+
+    def resolve_exception_handlers(self) -> ExceptionHandlersMap:
+        """Those of all layers."""
+        if self._handlers is None:
+            self._handlers = super().resolve_exception_handlers()
+        return self._handlers
 
 
 @lru_cache(1024)

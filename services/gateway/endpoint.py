@@ -26,6 +26,7 @@ from services.gateway import body, errors
 from services.gateway.auth import Credentials, actor_of, authenticate
 from services.gateway.files import FileReply
 from services.gateway.params import Params, Upload
+from services.gateway.patience import GivenUp
 from services.gateway.replies import (
     AT_ONCE,
     Manner,
@@ -236,14 +237,12 @@ async def answer(
 
 async def _handled(endpoint: Endpoint, call: Call, arguments: list[Any]) -> Answer:
     """The handler's answer, if it comes in time."""
+    work = endpoint.handler(call, *arguments)
     if endpoint.patience is None:
-        return await endpoint.handler(call, *arguments)
+        return await work
     try:
-        async with asyncio.timeout(endpoint.patience) as limit:
-            return await endpoint.handler(call, *arguments)
-    except TimeoutError:
-        if not limit.expired():
-            raise
+        return await call.gateway.patience.wait(work, endpoint.patience)
+    except GivenUp:
         raise errors.NotYet("This took too long and was given up; it may be done yet.") from None
 
 

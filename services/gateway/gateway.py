@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from domain.facts import Fact, Recorded
+from domain.facts import Fact, MadeOf, Recorded
 from domain.ids import make_id
 from domain.subjects import subject_of
 from services.disk import DiskReserve
@@ -27,6 +27,7 @@ from services.gateway.failures import Failures
 from services.gateway.jobs import Seen
 from services.gateway.live import LiveData
 from services.gateway.logins import Logins
+from services.gateway.patience import Patience
 from services.gateway.turns import Turns
 from services.gateway.views import REPEATABLE, Views
 from services.gateway.waiting import Updates
@@ -52,6 +53,8 @@ GUESSES_WITHIN = 60.0
 TRIES = 8
 # Changes of one object wait for each other, but not behind those that get no answer (seconds).
 TURN_WITHIN = 5.0
+# So many events are known to be launchable as they are.
+MOST_LAUNCHABLE = 20_000
 DISK_FULL = "The disk is nearly full: nothing more is recorded."
 
 
@@ -90,6 +93,9 @@ class Gateway:
         self.guesses = Failures(MOST_GUESSES, GUESSES_WITHIN)
         self.event_rows = EventRows()
         self.follower = Follower(ledger, self.views.apply, after=0, breathe=self.views.breathe)
+        self.launchable: dict[tuple[str, bool], MadeOf] = {}
+        """What a plain launch was made of that is allowed; by event, and whether by an admin."""
+        self.patience = Patience()
         self.stopping = asyncio.Event()
         self._started = False
         self._ids = 0
@@ -114,6 +120,12 @@ class Gateway:
         caller = call.known.id if call.known is not None else ""
         origin = f"{caller}\x1f{call.endpoint}\x1f{key}"
         return REPEATABLE + hashlib.sha256(origin.encode()).hexdigest()[:32]
+
+    def remember_launchable(self, event: str, admin: bool, made_of: MadeOf) -> None:
+        """Such launches need not be looked at again while the same records are in force."""
+        if len(self.launchable) >= MOST_LAUNCHABLE:
+            self.launchable.clear()
+        self.launchable[event, admin] = made_of
 
     # --- writing -----------------------------------------------------------------------------
 

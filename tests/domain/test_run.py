@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from domain.access import Principal
 from domain.assembly import Made
@@ -67,7 +68,7 @@ def run(event: Json = EVENT, known: Records | None = None, **command: Any) -> An
     known = known or Records()
     category, plugin = known.record("category", "general"), known.record("plugin", "shellplug")
     made = Made(event=event, category=category or {}, plugin=plugin or {}, config={})
-    wish = replace(RunEvent(by=ADMIN, actor=ACTOR, event=event, job="j1"), **command)
+    wish = structs.replace(RunEvent(by=ADMIN, actor=ACTOR, event=event, job="j1"), **command)
     return decide_run(wish, known, made, MadeOf(event=7, category=2, plugin=3), NOW)
 
 

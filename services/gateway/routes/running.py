@@ -10,7 +10,14 @@ from domain.event import magic_token
 from domain.facts import Actor, JobRequested, Json
 from domain.ids import RESERVED
 from domain.macros import OVERRIDE
-from domain.run import RunEvent, check_gate, check_plugin_enabled, decide_run, overrides_of
+from domain.run import (
+    RunEvent,
+    check_gate,
+    check_plugin_enabled,
+    decide_run,
+    overrides_of,
+    request_of,
+)
 from services.gateway import files, waiting
 from services.gateway.auth import check_guesses
 from services.gateway.endpoint import Answer, Call, Routes
@@ -182,10 +189,15 @@ async def _launched(call: Call, command: RunEvent) -> str:
         if most and gateway.views.launched_since(call.now - _MINUTE) >= most:
             raise event_rule(f"Global jobs per minute limit has been reached ({most}/min).")
         made_of = definitions.made_of(event, overrides=command.overrides)
+        if command.plain and gateway.launchable.get((event, command.admin)) == made_of:
+            return Decision(request_of(command, {}, made_of, call.now))
         made = definitions.made(made_of)
         if made is None or not made_of.event:
             raise event_rule(f"Event not found: {event}")
-        return Decision(decide_run(command, definitions, made, made_of, call.now))
+        fact = decide_run(command, definitions, made, made_of, call.now)
+        if command.plain and not fact.overrides:
+            gateway.remember_launchable(event, command.admin, made_of)
+        return Decision(fact)
 
     recorded = await gateway.submit(call, decide)
     assert isinstance(recorded.fact, JobRequested)
