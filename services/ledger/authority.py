@@ -22,6 +22,9 @@ ENROLLABLE = ("runner", "subscriber")
 _NO_LIMITS = dict.fromkeys("subs data payload imports exports conn leaf".split(), -1)
 _JETSTREAM = dict.fromkeys("mem_storage disk_storage streams consumer".split(), -1)
 # An answer to a request may be sent this long after it, in nanoseconds; once.
+# Roles that answer may also acknowledge facts ($JS.ACK), which they never do: where a role may not
+# publish to a message's reply subject by itself, the server remembers each such subject as long as
+# this, and now and then looks through all of them.
 _ANSWER = {"max": 1, "ttl": 120_000_000_000}
 
 
