@@ -1,30 +1,20 @@
-"""The settings of all services and where they come from.
+"""The settings of all services.
 
-Flags win over `JOBLEDGER_*` environment variables, those over `DIR/jobledger.toml`, those over
-the defaults below (design.md 10). Durations are in seconds, sizes in bytes. Only this module
-reads the environment; it starts nothing and creates no files.
+Where they come from is settings_reader.py's. Durations are in seconds, sizes in bytes. Starts
+nothing and creates no files.
 """
 
-import ipaddress
 import os
 import re
-import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from msgspec import Meta, Struct, field
 
 from services.errors import ConfigError
 
 MEBIBYTE = 1024 * 1024
-ENV_PREFIX = "JOBLEDGER_"
 _ZONE_PATH = re.compile(r"zoneinfo/(?:posix/|right/)?(.+)$")
 
 
@@ -49,112 +39,82 @@ def is_zone(name: str) -> bool:
     return bool(name)
 
 
-class Settings(BaseSettings):
-    """Everything that can be configured. Each name is also its key in jobledger.toml."""
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that can be configured. Each name is also its key in jobledger.toml.
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+    What is made here is taken as it is; what somebody configured is checked as it is read.
+    """
 
-    data_dir: Path = Field(Path("data"), description="Where everything of this machine is kept.")
-    nats: str | None = Field(
-        None, description="URL of NATS, or @FILE that holds it; default: what DIR/run says"
-    )
-    host: str = Field("127.0.0.1", description="Address on which the API listens.")
-    port: int = Field(5522, ge=1, le=65535, description="Port on which the API listens.")
-    max_body: int = Field(1024 * MEBIBYTE, ge=1, description="Largest request body, in bytes.")
-    max_connections: int = Field(4096, ge=1, description="Connections of clients at once.")
-    tls_cert: Path | None = Field(None, description="Certificate chain (PEM) to serve HTTPS with.")
-    tls_key: Path | None = Field(None, description="Private key (PEM) of that certificate.")
-    allowed_hosts: list[str] = Field(
-        default=[], description="Names this API answers to, `*.` for all below one; none: any."
-    )
-    cors_origins: list[str] = Field(
-        default=["*"], description="Origins whose pages may read replies; `*` for all."
-    )
-    trusted_proxies: list[str] = Field(
-        default=[], description="Addresses or networks whose X-Forwarded-* headers are believed."
-    )
-    session_days: float = Field(365, gt=0, description="How long a login lasts, in days.")
-    timezone: str = Field(
-        default_factory=host_zone, description="Zone of triggers that name none; the machine's."
-    )
-    dst_policy: Literal["literal", "once"] = Field(
-        "literal", description="Skipped and repeated wall times: as they come, or once each."
-    )
-    misfire_grace: float = Field(
-        60.0, ge=0, description="A fire later than this many seconds is recorded as missed."
-    )
-    max_jobs_per_min: int = Field(0, ge=0, description="Launches per minute; 0 = no limit.")
-    max_jobs_per_min_policy: Literal["defer", "drop"] = Field(
-        "defer", description="Scheduled launches above that limit: later, or not at all."
-    )
-    server_timeout: float = Field(
-        120.0, ge=5, description="A server silent for this many seconds is lost."
-    )
-    kill_timeout: float = Field(
-        10.0, ge=0, description="Seconds between SIGTERM and SIGKILL for an aborted job."
-    )
-    drain_timeout: float = Field(
-        0.0, ge=0, description="Seconds for which a leaving runner finishes its jobs; 0 = none."
-    )
-    job_env: dict[str, str] = Field(default={}, description="Environment variables of every job.")
-    base_url: str | None = Field(
-        None, description="Where people reach the API, for links in mails; default: host and port."
-    )
-    mail_host: str | None = Field(
-        None, description="SMTP server for emails of actions and limits; none: emails fail."
-    )
-    mail_port: int = Field(25, ge=1, le=65535, description="Port of the SMTP server.")
-    mail_from: str = Field("jobledger@localhost", description="Sender address of emails.")
-    mail_tls: Literal["none", "starttls", "tls"] = Field(
-        "none", description="How the connection to the SMTP server is encrypted."
-    )
-    mail_user: str | None = Field(None, description="Account on the SMTP server, if it wants one.")
-    mail_password_file: Path | None = Field(None, description="File with that account's password.")
-    max_emails_per_day: int = Field(0, ge=0, description="Emails per day; 0 = no limit.")
-    retention_days: float = Field(
-        0, ge=0, description="Finished jobs older than this many days are erased; 0 = never."
-    )
-    disk_reserve: int = Field(
-        256 * MEBIBYTE, ge=0, description="Writes are refused below this many free bytes."
-    )
-    metrics_port: int = Field(
-        0, ge=0, le=65533, description="Port for metrics, on loopback alone; 0 = none."
-    )
-    replicas: int = Field(1, description="Copies of the ledger in a NATS cluster: 1, 3 or 5.")
-    log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least important messages that are logged."
-    )
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        if not is_zone(value):
-            raise ValueError(f"'{value}' is not the name of a time zone")
-        return value
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _known_networks(cls, value: list[str]) -> list[str]:
-        for entry in value:
-            try:
-                ipaddress.ip_network(entry)
-            except ValueError:
-                raise ValueError(f"'{entry}' is neither an address nor a network") from None
-        return value
-
-    @model_validator(mode="after")
-    def _certificate_with_key(self) -> "Settings":
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key go together: one of them is missing")
-        return self
-
-    @field_validator("replicas")
-    @classmethod
-    def _odd_number(cls, value: int) -> int:
-        if value not in (1, 3, 5):
-            raise ValueError("a cluster keeps 1, 3 or 5 copies")
-        return value
+    data_dir: Path = Path("data")
+    """Where everything of this machine is kept."""
+    nats: str | None = None
+    """URL of NATS, or @FILE that holds it; default: what DIR/run says."""
+    host: str = "127.0.0.1"
+    """Address on which the API listens."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 5522
+    """Port on which the API listens."""
+    max_body: Annotated[int, Meta(ge=1)] = 1024 * MEBIBYTE
+    """Largest request body, in bytes."""
+    max_connections: Annotated[int, Meta(ge=1)] = 4096
+    """Connections of clients at once."""
+    tls_cert: Path | None = None
+    """Certificate chain (PEM) to serve HTTPS with."""
+    tls_key: Path | None = None
+    """Private key (PEM) of that certificate."""
+    allowed_hosts: list[str] = []
+    """Names this API answers to, `*.` for all below one; none: any."""
+    cors_origins: list[str] = field(default_factory=lambda: ["*"])
+    """Origins whose pages may read replies; `*` for all."""
+    trusted_proxies: list[str] = []
+    """Addresses or networks whose X-Forwarded-* headers are believed."""
+    session_days: Annotated[float, Meta(gt=0)] = 365
+    """How long a login lasts, in days."""
+    timezone: str = field(default_factory=host_zone)
+    """Zone of triggers that name none; the machine's."""
+    dst_policy: Literal["literal", "once"] = "literal"
+    """Skipped and repeated wall times: as they come, or once each."""
+    misfire_grace: Annotated[float, Meta(ge=0)] = 60.0
+    """A fire later than this many seconds is recorded as missed."""
+    max_jobs_per_min: Annotated[int, Meta(ge=0)] = 0
+    """Launches per minute; 0 = no limit."""
+    max_jobs_per_min_policy: Literal["defer", "drop"] = "defer"
+    """Scheduled launches above that limit: later, or not at all."""
+    server_timeout: Annotated[float, Meta(ge=5)] = 120.0
+    """A server silent for this many seconds is lost."""
+    kill_timeout: Annotated[float, Meta(ge=0)] = 10.0
+    """Seconds between SIGTERM and SIGKILL for an aborted job."""
+    drain_timeout: Annotated[float, Meta(ge=0)] = 0.0
+    """Seconds for which a leaving runner finishes its jobs; 0 = none."""
+    job_env: dict[str, str] = {}
+    """Environment variables of every job."""
+    base_url: str | None = None
+    """Where people reach the API, for links in mails; default: host and port."""
+    mail_host: str | None = None
+    """SMTP server for emails of actions and limits; none: emails fail."""
+    mail_port: Annotated[int, Meta(ge=1, le=65535)] = 25
+    """Port of the SMTP server."""
+    mail_from: str = "jobledger@localhost"
+    """Sender address of emails."""
+    mail_tls: Literal["none", "starttls", "tls"] = "none"
+    """How the connection to the SMTP server is encrypted."""
+    mail_user: str | None = None
+    """Account on the SMTP server, if it wants one."""
+    mail_password_file: Path | None = None
+    """File with that account's password."""
+    max_emails_per_day: Annotated[int, Meta(ge=0)] = 0
+    """Emails per day; 0 = no limit."""
+    retention_days: Annotated[float, Meta(ge=0)] = 0
+    """Finished jobs older than this many days are erased; 0 = never."""
+    disk_reserve: Annotated[int, Meta(ge=0)] = 256 * MEBIBYTE
+    """Writes are refused below this many free bytes."""
+    metrics_port: Annotated[int, Meta(ge=0, le=65533)] = 0
+    """Port for metrics, on loopback alone; 0 = none."""
+    replicas: int = 1
+    """Copies of the ledger in a NATS cluster: 1, 3 or 5."""
+    log_format: Literal["console", "json"] = "console"
+    """How logs are written."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important messages that are logged."""
 
     @property
     def run_dir(self) -> Path:
@@ -193,44 +153,13 @@ class Settings(BaseSettings):
             hint = "" if self.nats else " Start `jobledger up` first, or say where with --nats."
             raise ConfigError(f"Cannot read the NATS address in {path}.{hint}") from error
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then the file in the data directory those two name."""
-        named = init_settings().get("data_dir") or env_settings().get("data_dir") or "data"
-        file = Path(named) / "jobledger.toml"
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
-
 
 def load_settings(**flags: Any) -> Settings:
     """The settings in force; flags that are None count as not given.
 
     Raises ConfigError with one sentence that names the setting, or the file that is no TOML.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    try:
-        settings = Settings(**given)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"jobledger.toml is not valid TOML: {error}.") from error
-    except ValidationError as error:
-        raise ConfigError(_sentence(error)) from error
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"The settings cannot be read: {error}.") from error
-    return settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+    # What reads them takes a tenth of a start and of a service's memory: not where they were read.
+    from services.settings_reader import read_settings
 
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"There is no setting '{name}'."
-    reason = first["msg"].removeprefix("Value error, ")
-    if not name:
-        return f"The settings are wrong: {reason}."
-    return f"Setting '{name}' is wrong: {reason[0].lower()}{reason[1:]}."
+    return read_settings({name: value for name, value in flags.items() if value is not None})

@@ -1,5 +1,5 @@
 """`python -m services.cli` is the command `jobledger`."""
 
-from services.cli.main import run
+from services.cli.entry import run
 
 run()

@@ -146,7 +146,7 @@ def _await_ready(client: "httpx.Client", process: "subprocess.Popen[bytes]", hom
     """Wait until the API answers to the admin's key and a server can take jobs."""
     import httpx
 
-    from services.cli.up import read_key
+    from services.cli.installation import read_key
 
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:

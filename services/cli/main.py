@@ -3,7 +3,6 @@
 Verbs import what they need when they run, so that help and errors come at once.
 """
 
-import sys
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -31,16 +30,10 @@ from services.cli import (
     up,
     verify,
 )
-from services.errors import StartupError
+from services.cli.entry import run as run  # what an earlier installation's script calls
+from services.cli.options import application
 
-app = typer.Typer(
-    name="jobledger",
-    help="A job scheduler whose every command is an immutable fact on NATS JetStream.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application()
 
 
 def _show_version(wanted: bool) -> None:
@@ -100,14 +93,3 @@ _user.command("password")(access.set_password)
 _secrets = _group("secrets", "Access", help="The keys with which secrets are encrypted.")
 _secrets.command("new-key")(secrets.new_key)
 _secrets.command("rotate")(secrets.rotate)
-
-
-def run() -> None:
-    """The entry point: a reason not to start is one sentence, never a traceback."""
-    try:
-        app()
-    except StartupError as error:
-        print(f"jobledger: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)

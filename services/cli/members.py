@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from services.cli import serve
 from services.settings import Settings
 
@@ -32,7 +34,7 @@ def members(
         if settings.metrics_port:
             mine["metrics_port"] = settings.metrics_port + METRICS_PORTS.index(kind)
         service = serve.SERVICES[kind]
-        yield kind, partial(serve.serve, kind, settings.model_copy(update=mine), service)
+        yield kind, partial(serve.serve, kind, replace(settings, **mine), service)
 
 
 def _cluster(
@@ -54,4 +56,4 @@ def _cluster(
         elif kind == "runner":
             mine["data_dir"] = settings.data_dir / name
             service = partial(serve.runner, id=name, hostname=name)
-        yield name, partial(serve.serve, kind, settings.model_copy(update=mine), service)
+        yield name, partial(serve.serve, kind, replace(settings, **mine), service)

@@ -1,5 +1,8 @@
-"""The flags that several verbs share. A flag that is not given leaves the setting to the
-environment and to jobledger.toml (services/settings.py)."""
+"""What verbs share: how they are shown, and their common flags.
+
+A flag that is not given leaves the setting to the environment and to jobledger.toml
+(services/settings_reader.py).
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -44,3 +47,15 @@ LogLevel = Annotated[
     str | None,
     typer.Option("--log-level", help="debug, info, warning or error. (default: info)"),
 ]
+
+
+def application() -> typer.Typer:
+    """The command without any verb yet."""
+    return typer.Typer(
+        name="jobledger",
+        help="A job scheduler whose every command is an immutable fact on NATS JetStream.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import uvloop
+from msgspec.structs import replace
 
 from services import logs
 from services.cli.datadir import prepare_data_dir
@@ -56,7 +57,7 @@ def serve(name: str, settings: Settings, service: Service, *, patience: float = 
     logs.configure(name, format=settings.log_format, level=settings.log_level)
     try:
         prepare_data_dir(settings)
-        settings = settings.model_copy(update={"nats": settings.nats_url_for(name)})
+        settings = replace(settings, nats=settings.nats_url_for(name))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(service(settings), STOP_WAIT + patience))
     except LedgerUnavailable as error:

@@ -73,7 +73,7 @@ def look(settings: "Settings") -> Status:
     import httpx
 
     from services.cli.api import own_certificate
-    from services.cli.up import read_key
+    from services.cli.installation import read_key
 
     found = Status(url=settings.api_url)
     _look_at_processes(found, settings.run_dir)

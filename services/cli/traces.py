@@ -1,6 +1,7 @@
 """The verb `traces`: send the traces of jobs to an OpenTelemetry collector."""
 
 import typer
+from msgspec.structs import replace
 
 from services.cli.options import DataDir, LogFormat, LogLevel, Nats
 
@@ -20,5 +21,5 @@ def traces(
         data_dir=data_dir, nats=nats, log_format=log_format, log_level=log_level
     )
     # It reads what a gateway may read; it has no login of its own.
-    settings = settings.model_copy(update={"nats": settings.nats_url_for("gateway")})
+    settings = replace(settings, nats=settings.nats_url_for("gateway"))
     raise typer.Exit(serve.serve("traces", settings, run_traces))

@@ -1,48 +1,16 @@
-"""The verb `up`: NATS, gateway, scheduler and runner on this machine, kept running.
+"""The verb `up`: an installation on this machine (installation.py)."""
 
-This process only watches over the others (supervise.py), which are forks of it; job processes
-are none of its children and go on when it ends. What can keep it from starting is checked
-before anything is started (datadir.py).
-"""
-
-import http.client
-import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from services.cli.options import DataDir, Host, Nats, Port, TlsCert, TlsKey
+from services.cli.wanted import Wanted
 from services.errors import StartupError
-
-if TYPE_CHECKING:
-    from services.cli.supervise import Supervisor
-    from services.ledger.embedded import NatsSetup
-    from services.settings import Settings
-
-# While starting, readiness is asked this often (seconds). Afterwards only the own nats-server is
-# looked at (store_watch.py).
-_POLL = 0.02
-_IDLE = 3600.0
-# A start that takes longer is explained.
-_PATIENCE = 10.0
-_REQUEST_WAIT = 2.0
-
-_HELLO = {
-    "id": "hello",
-    "title": "Hello",
-    "enabled": True,
-    "category": "general",
-    "targets": ["main"],
-    "algo": "random",
-    "plugin": "shellplug",
-    "params": {"script": "#!/bin/sh\necho Hello from Jobledger"},
-    "triggers": [{"type": "manual", "enabled": True}],
-}
 
 
 def up(
+    context: typer.Context,
     data_dir: DataDir = None,
     port: Port = None,
     nats: Nats = None,
@@ -63,163 +31,17 @@ def up(
     ] = 0,
 ) -> None:
     """Everything on one machine. Ctrl-C stops it; running jobs go on."""
-    from services.pauses import importing
-
-    with importing():
-        from services.cli.datadir import end_leftovers, locked, prepare_data_dir
-        from services.settings import load_settings
+    from services.settings import load_settings
 
     settings = load_settings(
         data_dir=data_dir, port=port, nats=nats, host=host, tls_cert=tls_cert, tls_key=tls_key
     )
     if cluster not in (0, 3, 5) or (cluster and nats):
         raise StartupError("--cluster takes 3 or 5, and brings its own NATS.")
-    prepare_data_dir(settings)
-    with locked(settings):
-        end_leftovers(settings)
-        _keep_running(settings, cluster, verbose=verbose)
+    wanted = Wanted(settings, cluster, verbose)
+    if context.obj is not None:  # another process shall do it (entry.py)
+        context.obj(wanted)
+        return
+    from services.cli.installation import keep_up
 
-
-def _keep_running(settings: "Settings", cluster: int, *, verbose: bool) -> None:
-    from services.cli.supervise import Child, Supervisor
-
-    setups = _check(settings, cluster)
-    log_dir = settings.data_dir / "log"
-    log_dir.mkdir(mode=0o700, exist_ok=True)
-    with Supervisor(settings.run_dir, log_dir, _say, verbose=verbose) as family:
-        watches: dict[str, Path] = {}
-        for number, setup in enumerate(setups, 1):
-            name = f"nats{number}" if cluster else "nats"
-            family.start(Child(name, setup.command, last=True))
-            watches[name] = setup.log_file
-        # While nats-server starts.
-        from services.cli.members import members
-        from services.cli.serve import import_common
-
-        import_common()
-        for name, work in members(settings, setups):
-            family.start(Child(name, work))
-        family.run(Readiness(settings).reached, poll=_POLL)
-        family.settled = True
-        if not family.stopped:
-            _say(_welcome(settings))
-        _watch_stores(watches, family)
-        _say("Stopping; running jobs go on.")
-
-
-def _watch_stores(logs: dict[str, Path], family: "Supervisor") -> None:
-    """Until stopped: start a nats-server anew when it is stuck after the disk was full."""
-    from services.cli.store_watch import WATCH, StoreWatch
-
-    watches = {name: StoreWatch(log) for name, log in logs.items()}
-
-    def look() -> bool:
-        for name, watch in watches.items():
-            if watch.is_stuck():
-                _say(f"The disk has room again; {name} is started anew.")
-                family.kill(name)
-        return False
-
-    family.run(look, poll=WATCH if watches else _IDLE)
-
-
-def _check(settings: "Settings", cluster: int) -> "list[NatsSetup]":
-    """Check what must be free or reachable before anything starts; the own NATS, if it is used."""
-    from services.cli.datadir import (
-        announce_nats,
-        check_nats_port,
-        check_nats_reachable,
-        check_port,
-        prepare_nats,
-    )
-    from services.gateway.tls import check_certificate
-
-    check_certificate(settings)
-    gateways = 2 if cluster else 1  # on ports one after the other (members.py)
-    for port in range(settings.port, settings.port + gateways):
-        check_port(settings.host, port)
-    if settings.nats is not None:
-        check_nats_reachable(settings.nats_url)
-        announce_nats(settings, None)
-        return []
-    setups = prepare_nats(settings, cluster or 1)
-    for setup in setups:
-        check_nats_port(setup, settings)
-    announce_nats(settings, setups[0])
-    return setups
-
-
-class Readiness:
-    """Whether the API answers and this machine's runner can take jobs."""
-
-    def __init__(self, settings: "Settings") -> None:
-        self._settings = settings
-        self._asked = 0
-
-    def reached(self) -> bool:
-        """Ask once more; after a while without success, tell where to look."""
-        self._asked += 1
-        if self._asked == int(_PATIENCE / _POLL):
-            _say(f"Still starting; the logs are in {self._settings.data_dir / 'log'}.")
-        key = read_key(self._settings.data_dir)
-        if key is None:
-            return False
-        answer = self._get("/api/app/get_active_servers/v1", {"X-API-Key": key})
-        return bool(answer and answer.get("rows"))
-
-    def _connection(self) -> http.client.HTTPConnection:
-        at = self._settings
-        if at.tls_cert is None:
-            return http.client.HTTPConnection(at.host, at.port, timeout=_REQUEST_WAIT)
-        from services.cli.api import own_certificate
-
-        known = own_certificate(at)
-        return http.client.HTTPSConnection(at.host, at.port, timeout=_REQUEST_WAIT, context=known)
-
-    def _get(self, path: str, headers: dict[str, str]) -> dict[str, object] | None:
-        connection = self._connection()
-        try:
-            connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError):
-            return None  # not listening yet
-        finally:
-            connection.close()
-        return answer if response.status == http.HTTPStatus.OK else None
-
-
-def read_key(data_dir: Path) -> str | None:
-    """The admin's API key, as soon as it is there."""
-    try:
-        return (data_dir / "admin.key").read_text().strip()
-    except OSError:
-        return None
-
-
-def _welcome(settings: "Settings") -> str:
-    url = settings.api_url
-    key_file = settings.data_dir / "admin.key"
-    key = f'-H "X-API-Key: $(cat {key_file})"'
-    if settings.tls_cert is not None:
-        key = f"--cacert {settings.tls_cert} {key}"
-    hello = json.dumps(_HELLO).replace("'", "'\\''")
-    return f"""
-Jobledger is up: {url}
-
-  API key (admin)   {key_file}
-  Logs              {settings.data_dir / "log"}
-  NATS address      {settings.run_dir / "nats.url"}
-
-Make an event, run it, and see its history:
-
-curl -s {key} -H "Content-Type: application/json" -d '{hello}' {url}/api/app/create_event/v1
-curl -s {key} "{url}/api/app/run_event/v1/wait?id=hello&pretty=1"
-curl -s {key} "{url}/api/app/get_event_history/v1?id=hello&limit=10&pretty=1"
-
-Ctrl-C stops the services; running jobs go on.
-"""
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    keep_up(wanted)

@@ -70,7 +70,7 @@ async def leading_scheduler(
     ledger: Ledger, data_dir: Path, **settings: object
 ) -> AsyncIterator[Scheduler]:
     """A scheduler that leads this ledger."""
-    made = Settings.model_validate({"data_dir": data_dir, "timezone": "UTC"} | settings)
+    made = Settings(**{"data_dir": data_dir, "timezone": "UTC"} | settings)
     scheduler = Scheduler(made, ledger, time.time)
     task = asyncio.create_task(scheduler.run())
     try:

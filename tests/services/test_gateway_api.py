@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from domain.facts import Actor, JobCompleted, JobDelayed, JobRequested, SessionStarted
 from services.gateway.auth import session_hash
@@ -161,7 +162,7 @@ async def test_credentials_are_told_apart_from_parameters(api: Api) -> None:
 
 
 async def test_a_body_above_the_limit_is_refused(api: Api) -> None:
-    api.gateway.settings = api.gateway.settings.model_copy(update={"max_body": 1000})
+    api.gateway.settings = replace(api.gateway.settings, max_body=1000)
     reply = await api.call("get_events/v1", {"x": "y" * 2000})
     assert (reply.status_code, reply.json()["code"]) == (413, "api")
 

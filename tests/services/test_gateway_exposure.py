@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from msgspec.structs import replace
 
 from services.errors import ConfigError, StartupError
 from services.gateway import connections, endpoint
@@ -94,7 +95,7 @@ async def serving(api: Api, **settings: Any) -> AsyncIterator[Served]:
 
 
 def with_settings(api: Api, **changed: Any) -> None:
-    api.gateway.settings = api.gateway.settings.model_copy(update=changed)
+    api.gateway.settings = replace(api.gateway.settings, **changed)
 
 
 def client_of(api: Api, address: str = "10.0.0.1", **settings: Any) -> httpx.AsyncClient:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
 from domain import facts as f
 from domain.defaults import default_facts
@@ -351,7 +352,7 @@ async def test_two_schedulers_never_both_decide(stack: Stack) -> None:
 
 async def test_a_lost_server_ends_its_jobs_and_must_stop_them_when_it_returns(stack: Stack) -> None:
     stack.runner.hold = True
-    stack.settings = stack.settings.model_copy(update={"server_timeout": 5.0})
+    stack.settings = replace(stack.settings, server_timeout=5.0)
     async with stack.scheduler():
         await stack.define(limits=[{"type": "retry", "enabled": True, "amount": 1}])
         job = await stack.run()

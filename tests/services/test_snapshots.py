@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from domain import facts as f
 from domain.facts import Json
@@ -218,7 +219,7 @@ async def test_a_snapshot_ahead_of_the_ledger_is_not_used(bench: Bench) -> None:
 
 async def test_days_counted_in_another_zone_are_not_gone_on_with(bench: Bench) -> None:
     await bench.snapshot()
-    settings = bench.settings.model_copy(update={"timezone": "Asia/Tokyo"})
+    settings = replace(bench.settings, timezone="Asia/Tokyo")
     scheduler = Scheduler(settings, bench.ledger, time.time)
     await scheduler.snapshots.restore()
     assert scheduler.snapshots.restored == 0

@@ -135,7 +135,7 @@ def test_without_the_extra_it_says_in_one_sentence_what_to_install(tmp_path: Pat
     code = (
         "import sys; sys.modules['opentelemetry.sdk.resources'] = None; "
         "sys.argv = ['jobledger', 'traces', '--nats', 'nats://127.0.0.1:1', '--data-dir', "
-        f"{str(tmp_path)!r}]; from services.cli.main import run; run()"
+        f"{str(tmp_path)!r}]; from services.cli.entry import run; run()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
