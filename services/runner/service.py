@@ -61,8 +61,6 @@ HEARTBEAT_GAP = 0.1
 # How often running jobs' files are looked at; the end of a job does not wait for it.
 POLL = 0.125
 CLEAN_UP = 0.25
-# With no more jobs than these there is time to prepare for others.
-FEW = 4
 LOOK = 1.0
 # A look at the process table shall cost no more than a fifth of one core.
 LOOK_SHARE = 5.0
@@ -440,7 +438,7 @@ class Runner:
     async def _clean_up(self) -> None:
         """Put the files of reported jobs aside, many at once and off the loop.
 
-        While little goes on, files for the next jobs are made.
+        While there are no jobs, files for the next ones are made.
         """
         spool, has_room = self._spool, True
         while True:
@@ -450,7 +448,7 @@ class Runner:
             ended, self._ended = self._ended, []
             if ended:
                 await asyncio.to_thread(spool.remove_files, ended)
-            if len(self.runs) <= FEW and not spool.is_stocked:
+            elif not self.runs and not spool.is_stocked:
                 has_room = await asyncio.to_thread(spool.stock)
 
     async def _tell(self) -> None:

@@ -2,7 +2,7 @@
 
 On ext4 a new file or directory costs up to a millisecond where others were deleted in the last
 minutes, because it passes by each of their inodes; giving one that is there a new name costs a
-twentieth of that. So files of ended jobs are used again, and some are made while little goes on.
+twentieth of that. So files of ended jobs are used again, and some are made while there is no job.
 
 A file is used again only if nobody can still see or change it: it has no other name, its owner
 and mode are ours, and no process has it open, which the kernel tells by granting a write lease.
@@ -89,9 +89,9 @@ class Spares:
                 return False
             if found.st_size > MOST_BYTES:
                 return False
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)  # given back with the descriptor
             if found.st_size:
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
                 os.truncate(f"/proc/self/fd/{file}", 0)
         except OSError:
             return False

@@ -43,8 +43,8 @@ ROTATE_EXITS_ABOVE = 1024 * 1024
 # The files of this many ended jobs are kept to be used again.
 SPARE_JOBS = 1000
 # For so many jobs they are made in advance, for so many of them at a time.
-STOCK_JOBS = 500
-STOCK_AT_ONCE = 32
+STOCK_JOBS = 400
+STOCK_AT_ONCE = 50
 
 Stream = Literal["out", "err"]
 _STREAMS: tuple[Stream, Stream] = ("out", "err")
@@ -543,10 +543,8 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:
     """Write all of it at this place of the file, in as many calls as the kernel wants."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
+    while (written := os.pwrite(descriptor, data, offset)) < len(data):
+        data, offset = data[written:], offset + written
 
 
 def _sync_directory(path: Path) -> None:
