@@ -13,6 +13,7 @@ from stack import machine, print_table, write_json
 from domain import facts as f
 from domain.facts import Json, Recorded
 from domain.subjects import subject_of
+from projections.final_record import FinalRecord, final_record
 from projections.history import History
 from projections.search import Calendar
 from projections.store import open_store
@@ -30,7 +31,7 @@ START = 1_700_000_000.0
 SYSTEM = f.Actor(type="system", id="benchmark")
 
 
-def finished(number: int) -> tuple[Recorded, Json]:
+def finished(number: int) -> tuple[Recorded, FinalRecord]:
     """The end of a trivial job, one every ten seconds, every 21st a failure."""
     at = START + 10 * number
     job, event, code = f"j{number:09}", f"event{number % 100}", int(number % 21 == 0)
@@ -42,7 +43,7 @@ def finished(number: int) -> tuple[Recorded, Json]:
         "completed": at, "elapsed": 2.0, "state": "complete", "final": True,
         "params": {"script": "#!/bin/sh\ntrue"}, "activity": [], "output": "done\n",
     }  # fmt: skip
-    return Recorded(number + 1, subject_of(fact), fact), document
+    return Recorded(number + 1, subject_of(fact), fact), final_record(job, document)
 
 
 def fold(folder: Path, batch: int, jobs: int) -> tuple[History, float]:

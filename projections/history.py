@@ -17,19 +17,17 @@ import re
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from domain import facts as f
 from domain.facts import Json, Recorded
+from projections.final_record import FinalRecord, final_record, whole
 from projections.job_view import with_late_report
-from projections.revisions import Page, Revisions, actor_name, row_id, to_text
+from projections.revisions import PASSED_OVER, Page, Revisions, actor_name, row_id
 from projections.search import Calendar, all_of, jobs_where, within_limits
 from projections.store import read_meta
 
-# What a list leaves out unless it is asked to be verbose (api.md 4.4).
-PRUNED = frozenset(
-    "actions activity html limits procs conns table timelines input data files output".split()
-)
 # The meta log keeps this many lines per job (execution.md 18).
 MOST_ACTIVITY = 1000
 
@@ -41,11 +39,19 @@ _ORDER = {
     "elapsed": "elapsed {0}, id {0}",
 }
 _MOST_MARKS = 500
-_INSERT = (
-    "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (id) DO NOTHING"
+_INSERT = f"INSERT INTO jobs VALUES ({', '.join('?' * 17)})"  # noqa: S608
+_ENDS = (f.JobFinished, f.JobCompleted)
+# Orders and reports, which do not stand on their job's own subject.
+_OF_RUNNERS = frozenset(
+    {
+        f.JobAssigned,
+        f.JobAbortOrdered,
+        f.JobStarted,
+        f.JobFinishing,
+        f.JobFinished,
+        f.JobReturned,
+    }
 )
-_MOST_NUMBER = 1e15
 
 
 class History:
@@ -59,24 +65,24 @@ class History:
         self._connection = connection
         self.revisions = Revisions(connection)
         self.position = int(read_meta(connection, "position") or 0)
-        self._job_facts: list[tuple[str, int]] = []
+        self._rows = _Rows()
+        self._known: set[str] = set()
 
-    def apply_batch(self, facts: Sequence[tuple[Recorded, Json | None]]) -> None:
+    def apply_batch(self, facts: Sequence[tuple[Recorded, FinalRecord | None]]) -> None:
         """Fold these facts, in order, in one transaction; those already folded are skipped.
 
-        With a JobCompleted comes the final wire document of its job (job_view.document), or
-        None where the job is not known; with every other fact None. Ephemeral jobs leave no
-        record.
+        With a JobCompleted comes the final record of its job, or None where the job is not
+        known; with every other fact None. Ephemeral jobs leave no record.
         """
-        fresh = [(recorded, job) for recorded, job in facts if recorded.sequence > self.position]
+        fresh = [entry for entry in facts if entry[0].sequence > self.position]
         if not fresh:
             return
         end = fresh[-1][0].sequence
         with _transaction(self._connection):
-            self._job_facts = []
-            for recorded, job in fresh:
-                self._apply(recorded, job)
-            self._note_job_facts()
+            self._rows, self._known = _Rows(), self._known_of(fresh)
+            for recorded, record in fresh:
+                self._apply(recorded, record)
+            self._write_rows()
             self._connection.execute("UPDATE meta SET value = ? WHERE name = 'position'", (end,))
         self.position = end
 
@@ -95,7 +101,7 @@ class History:
                 some,
             )
             for id, brief, details in rows:
-                found[id] = json.loads(_whole(brief, details) if verbose else brief)
+                found[id] = json.loads(whole(brief, details) if verbose else brief)
         return found
 
     def has(self, id: str) -> bool:
@@ -138,34 +144,45 @@ class History:
             f"SELECT brief, details FROM jobs WHERE {where.sql} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
             (*where.params, limit, offset),
         )
-        return Page([_whole(*row) if verbose else row[0] for row in rows], length)
+        return Page([whole(*row) if verbose else row[0] for row in rows], length)
 
     # --- folding ---------------------------------------------------------------------------
 
-    def _apply(self, recorded: Recorded, job: Json | None) -> None:
+    def _known_of(self, facts: Sequence[tuple[Recorded, FinalRecord | None]]) -> set[str]:
+        """Those of the jobs that end in these facts that have a record already: very few."""
+        ids = {r.fact.job for r, _ in facts if isinstance(r.fact, _ENDS)}
+        rows = self._connection.execute(
+            "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        return {row[0] for row in rows}
+
+    def _apply(self, recorded: Recorded, record: FinalRecord | None) -> None:
         fact = recorded.fact
-        self.revisions.add(recorded)
-        match fact:
-            case f.JobCompleted() if job is not None and not job.get("ephemeral"):
-                self._store({**job, "id": fact.job})
+        kind = type(fact)
+        if kind in _OF_RUNNERS:
+            id: str = getattr(fact, "job", "")
+            self._rows.job_facts.append((id, recorded.sequence))
+            if isinstance(fact, f.JobFinished) and id in self._known:
+                self._take_late(fact)
+        elif isinstance(fact, f.JobCompleted):
+            if record is not None and not record.ephemeral:
+                self._store(record)
+        elif kind not in PASSED_OVER:
+            self.revisions.add(recorded)
+            self._revise(recorded)
+
+    def _revise(self, recorded: Recorded) -> None:
+        """What changes records that may be there, and so needs them written."""
+        match fact := recorded.fact:
             case f.JobTagged():
                 self._change(fact.job, {"tags": fact.tags}, _retagged(recorded, fact))
             case f.JobUpdated():
                 self._change(fact.job, fact.changes)
             case f.JobDeleted():
                 self._forget(fact)
-            case (
-                f.JobAssigned()
-                | f.JobAbortOrdered()
-                | f.JobStarted()
-                | f.JobFinishing()
-                | f.JobFinished()
-                | f.JobReturned()
-            ):
-                self._job_facts.append((fact.job, recorded.sequence))
-                if isinstance(fact, f.JobFinished) and self.has(fact.job):
-                    self._take_late(fact)
             case f.EventDeleted() if fact.delete_jobs:
+                self._write_rows()
                 rows = self._connection.execute(
                     "SELECT id FROM jobs WHERE event = ?", (fact.event,)
                 )
@@ -173,17 +190,21 @@ class History:
             case _:
                 pass
 
-    def _note_job_facts(self) -> None:
-        """Many rows in one statement; whatever deletes such rows must have them stored first."""
-        self._connection.executemany("INSERT INTO job_facts VALUES (?, ?)", self._job_facts)
-        self._job_facts = []
+    def _write_rows(self) -> None:
+        """Insert what is gathered: many rows per statement, in the order of their keys."""
+        rows, self._rows = self._rows, _Rows()
+        self._connection.executemany(_INSERT, rows.jobs)
+        self._connection.executemany("INSERT INTO job_words VALUES (?, ?, ?)", sorted(rows.words))
+        self._connection.executemany("INSERT INTO job_facts VALUES (?, ?)", sorted(rows.job_facts))
 
     def _take_late(self, fact: f.JobFinished) -> None:
+        self._write_rows()
         record = self.job(fact.job)
         if record is not None:
-            self._store(with_late_report(record, fact))
+            self._store(final_record(fact.job, with_late_report(record, fact)))
 
     def _change(self, id: str, changes: Json, note: Json | None = None) -> None:
+        self._write_rows()
         job = self.job(id)
         if job is None:
             return
@@ -193,44 +214,23 @@ class History:
         if note is not None:
             lines = job.get("activity")
             job["activity"] = [*(lines if isinstance(lines, list) else []), note][-MOST_ACTIVITY:]
-        self._store(job)
+        self._known.add(id)
+        self._store(final_record(id, job))
 
-    def _store(self, job: Json) -> None:
-        id = job["id"]
-        brief = {name: value for name, value in job.items() if name not in PRUNED}
-        details = {name: value for name, value in job.items() if name in PRUNED}
-        targets = _texts(job.get("targets"))
-        row = (
-            id,
-            *(_text(job.get(name)) for name in ("event", "category", "plugin", "server")),
-            _text(job.get("source")),
-            _text(job.get("code", 0)),
-            *(_number(job.get(name)) for name in ("started", "completed", "elapsed")),
-            not job.get("code"),
-            bool(job.get("retried")),
-            bool(job.get("test")),
-            bool(job.get("files")),
-            len(targets),
-            to_text(brief),
-            to_text(details),
-        )
-        if not self._connection.execute(_INSERT, row).rowcount:
+    def _store(self, record: FinalRecord) -> None:
+        """Have a record written, in place of one that is known."""
+        id = record.row[0]
+        if id in self._known:
+            self._write_rows()
             self._erase([id])
-            self._connection.execute(_INSERT, row)
-        words = {
-            *(("tag", word) for word in _texts(job.get("tags"))),
-            *(("group", word) for word in _texts(job.get("groups"))),
-            *(("target", word) for word in targets),
-        }
-        self._connection.executemany(
-            "INSERT INTO job_words VALUES (?, ?, ?)",
-            [(field, word, id) for field, word in sorted(words)],
-        )
+        self._known.add(id)
+        self._rows.jobs.append(record.row)
+        self._rows.words |= record.words
 
     def _forget(self, fact: f.JobDeleted) -> None:
         """Drop all that an erased job's facts left: a fold without them must be the same."""
+        self._write_rows()
         self._erase([fact.job])
-        self._note_job_facts()
         self._connection.execute("DELETE FROM job_facts WHERE job = ?", (fact.job,))
         self.revisions.forget(sequence for sequence, _ in fact.erased)
 
@@ -238,6 +238,15 @@ class History:
         marks = [(id,) for id in ids]
         self._connection.executemany("DELETE FROM job_words WHERE job = ?", marks)
         self._connection.executemany("DELETE FROM jobs WHERE id = ?", marks)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows of a transaction that are still to be inserted."""
+
+    jobs: list[tuple[Any, ...]] = field(default_factory=list)
+    words: set[tuple[str, str, str]] = field(default_factory=set)
+    job_facts: list[tuple[str, int]] = field(default_factory=list)
 
 
 @contextmanager
@@ -250,11 +259,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
-
-
-def _whole(brief: str, details: str) -> str:
-    """The two halves of a record as one JSON object."""
-    return brief if details == "{}" else f"{brief[:-1]},{details[1:]}"
 
 
 def _retagged(recorded: Recorded, fact: f.JobTagged) -> Json:
@@ -273,20 +277,3 @@ def _stepped(stored: Any, value: Any) -> Any:
     if is_number and isinstance(value, str) and _STEP.fullmatch(value):
         return stored + (float(value) if "." in value else int(value))
     return value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value)
-
-
-def _texts(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-
-
-def _number(value: Any) -> float:
-    """A value to sort by; whatever an admin may have written there, SQLite must hold it."""
-    if not isinstance(value, int | float) or value != value:
-        return 0.0
-    return float(min(max(value, -_MOST_NUMBER), _MOST_NUMBER))

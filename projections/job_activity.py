@@ -3,8 +3,9 @@
 Kept beside the job itself, since no decision reads it (data.md 6.1, `activity`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from domain import facts as f
 from domain.facts import Json, Recorded
@@ -29,14 +30,18 @@ class JobActivity:
 
     def apply(self, recorded: Recorded, touched: Iterable[Job]) -> None:
         """Note what a fact means for the jobs it touched."""
+        fact = recorded.fact
+        tell = _MESSAGES[type(fact)]
         for job in touched:
-            if getattr(recorded.fact, "job", job.id) != job.id:
+            if getattr(fact, "job", job.id) != job.id:
                 continue  # a parent that must know of its child's end
-            lines = self._lines.setdefault(job.id, [])
-            for number, message in enumerate(_messages(recorded.fact, job)):
+            lines = self._lines.get(job.id)
+            if lines is None:
+                lines = self._lines[job.id] = []
+            for number, message in enumerate(tell(fact, job)):
                 lines.append(_line(recorded, number, message, job))
-            if isinstance(recorded.fact, f.JobFinished):
-                lines.extend(recorded.fact.activity)
+            if isinstance(fact, f.JobFinished):
+                lines.extend(fact.activity)
             if len(lines) > KEPT:
                 del lines[:-KEPT]
 
@@ -58,30 +63,51 @@ class JobActivity:
 
 
 def _line(recorded: Recorded, number: int, message: str, job: Job) -> Json:
+    fact = recorded.fact
     line: Json = {
         "id": "m" + base36(recorded.sequence * 36 + number).zfill(15),
-        "epoch": recorded.fact.at,
+        "epoch": fact.at,
         "msg": message,
     }
     if job.server:
         line["server"] = job.server
-    if recorded.fact.actor.type in ("user", "key"):
-        line["username"] = recorded.fact.actor.id
+    if fact.actor.type in _PEOPLE:
+        line["username"] = fact.actor.id
     return line
 
 
-def _messages(fact: f.Fact, job: Job) -> list[str]:
+_PEOPLE = ("user", "key")
+
+
+def _requested(fact: f.JobRequested, job: Job) -> list[str]:
+    lines = [f"Job requested by {fact.source} {fact.username} for event {fact.event}."]
+    if fact.retry_prev:
+        lines.append(f"This is attempt {fact.retry_count + 1}, after {fact.retry_prev}.")
+    if fact.parent:
+        lines.append(f"Launched by job {fact.parent.get('job')}.")
+    if fact.until is not None:
+        lines.append(f"Waits in {fact.wait} until {fact.until:.3f}.")
+    return [*lines, *job.spec.remarks]
+
+
+def _assigned(fact: f.JobAssigned, job: Job) -> list[str]:
+    return [f"Server {fact.server} was chosen by {job.spec.document.get('algo', 'random')}."]
+
+
+def _started(fact: f.JobStarted, _: Job) -> list[str]:
+    return [f"The process runs, pid {fact.pid}."]
+
+
+def _finished(fact: f.JobFinished, _: Job) -> list[str]:
+    return [f"The process is over, code {fact.code}."]
+
+
+def _completed(fact: f.JobCompleted, _: Job) -> list[str]:
+    return [f"Job completed with code {fact.code}: {fact.description}"]
+
+
+def _told_seldom(fact: f.Fact, _: Job) -> list[str]:
     match fact:
-        case f.JobRequested():
-            return [*_requested(fact), *job.spec.remarks]
-        case f.JobAssigned(server=server):
-            return [f"Server {server} was chosen by {job.spec.document.get('algo', 'random')}."]
-        case f.JobStarted(pid=pid):
-            return [f"The process runs, pid {pid}."]
-        case f.JobFinished(code=code):
-            return [f"The process is over, code {code}."]
-        case f.JobCompleted(code=code, description=description):
-            return [f"Job completed with code {code}: {description}"]
         case f.JobQueued(reason=reason):
             return [f"Job is queued: {reason}"]
         case f.JobDelayed(until=until):
@@ -114,12 +140,12 @@ def _messages(fact: f.Fact, job: Job) -> list[str]:
             return []
 
 
-def _requested(fact: f.JobRequested) -> list[str]:
-    lines = [f"Job requested by {fact.source} {fact.username} for event {fact.event}."]
-    if fact.retry_prev:
-        lines.append(f"This is attempt {fact.retry_count + 1}, after {fact.retry_prev}.")
-    if fact.parent:
-        lines.append(f"Launched by job {fact.parent.get('job')}.")
-    if fact.until is not None:
-        lines.append(f"Waits in {fact.wait} until {fact.until:.3f}.")
-    return lines
+# What every job leaves is found at once; the rest is looked through.
+_MESSAGES: dict[type[f.FactBase], Callable[[Any, Job], Sequence[str]]] = {
+    **dict.fromkeys(f.KINDS.values(), _told_seldom),
+    f.JobRequested: _requested,
+    f.JobAssigned: _assigned,
+    f.JobStarted: _started,
+    f.JobFinished: _finished,
+    f.JobCompleted: _completed,
+}

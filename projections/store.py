@@ -16,6 +16,9 @@ SCHEMA_VERSION = 4
 _KEPT_STATES = 2
 # Files up to this size (bytes) are checked page by page at every start: about 0.1 s.
 _CHECKED_SIZE = 64 * 1024 * 1024
+# The journal is carried over into the file when it has so many pages of 4 KiB: pages that change
+# with every job are then written there once for hundreds of jobs.
+_JOURNAL_PAGES = 4000
 # Codes of errors after which the same call may succeed later.
 _PASSING = frozenset(
     {
@@ -175,6 +178,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     # After a power failure the file may be behind, never inconsistent: the fold goes on there.
     connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_JOURNAL_PAGES}")
     return connection
 
 

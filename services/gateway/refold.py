@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from domain.facts import Json, Recorded, decode
+from domain.facts import Recorded, decode
 from projections.final_jobs import FinalJobs
+from projections.final_record import FinalRecord, final_record
 from projections.history import History
 from projections.store import SCHEMA_VERSION, create_tables, open_reader, read_meta
 from services.ledger.auditing import erased_in
@@ -69,10 +70,11 @@ async def refold(
         create_tables(connection, ledger_id)
         history, jobs = History(connection), FinalJobs()
         async for batch in read_raw(ledger, after=0, upto=upto):
-            rows: list[tuple[Recorded, Json | None]] = []
+            rows: list[tuple[Recorded, FinalRecord | None]] = []
             for raw in batch:
                 recorded = Recorded(raw.sequence, raw.subject, decode(raw.data))
-                rows.append((recorded, jobs.apply(recorded)))
+                final = jobs.apply(recorded)
+                rows.append((recorded, final_record(final["id"], final) if final else None))
             await asyncio.to_thread(history.apply_batch, rows)
             progress(batch[-1].sequence, upto)
         connection.execute("UPDATE meta SET value = ? WHERE name = 'position'", (upto,))

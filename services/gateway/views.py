@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from projections.access import Access, StoredAccess
 from projections.active_jobs import ActiveJobs, StoredJobs
 from projections.definitions import Definitions, StoredDefinitions
 from projections.event_state import EventStates, StoredEventStates
+from projections.final_record import FinalRecord, final_record
 from projections.fleet import Fleet, StoredFleet
 from projections.history import History
 from projections.job_activity import JobActivity, StoredActivity
@@ -104,8 +105,8 @@ class Views:
         self.launches: deque[float] = deque()
         self.answers: dict[int, Recorded] = {}
         self.events_changed = 0
-        self._finals: dict[str, tuple[Json, int, float]] = {}
-        self._ephemeral: dict[str, tuple[Json, int, float]] = {}
+        self._finals: dict[str, tuple[FinalRecord, int, float]] = {}
+        self._ephemeral: dict[str, tuple[FinalRecord, int, float]] = {}
         self._watches: dict[str, set[Watch]] = {}
         self._history: HistoryWriter | None = None
         self._swept = 0.0
@@ -132,48 +133,54 @@ class Views:
             for job in touched:
                 self._wake(job.id)
 
-    def _fold_jobs(self, recorded: Recorded, touched: list[Job]) -> Json | None:
-        match recorded.fact:
-            case f.EventCreated() | f.EventUpdated() | f.EventDeleted():
-                self.events_changed = recorded.sequence
-            case f.JobRequested(at=at):
-                self.launches.append(at)
-                while self.launches[0] < at - _COUNTED_FOR or len(self.launches) > _MOST_LAUNCHES:
-                    self.launches.popleft()
-            case f.JobCompleted(at=at) if touched:
-                return self._final(touched[0], recorded.sequence, at)
-            case f.QueueFlushed(cause=int(request)):
-                self.answers[request] = recorded
-                for job in touched:
-                    self.activity.forget(job.id)
-                if len(self.answers) > _MOST_ANSWERS:
-                    del self.answers[next(iter(self.answers))]
-                self._wake(str(request))
-            case f.JobFinished(job=id) if not touched:
-                self._forget(id)  # a late report changes the stored record
-            case f.JobTagged(job=id) | f.JobUpdated(job=id) | f.JobDeleted(job=id):
-                self._forget(id)
-            case _:
-                pass
-        return None
+    def _fold_jobs(self, recorded: Recorded, touched: list[Job]) -> FinalRecord | None:
+        fold = _FOLDS.get(type(recorded.fact))
+        return fold(self, recorded, touched) if fold is not None else None
 
-    def _final(self, job: Job, sequence: int, at: float) -> Json | None:
-        """The document of a job that just became final, unless it is stored already."""
+    def _note_change(self, recorded: Recorded, _: list[Job]) -> None:
+        self.events_changed = recorded.sequence
+
+    def _note_launch(self, recorded: Recorded, _: list[Job]) -> None:
+        at = recorded.fact.at
+        self.launches.append(at)
+        while self.launches[0] < at - _COUNTED_FOR or len(self.launches) > _MOST_LAUNCHES:
+            self.launches.popleft()
+
+    def _completed(self, recorded: Recorded, touched: list[Job]) -> FinalRecord | None:
+        return self._final(touched[0], recorded.sequence, recorded.fact.at) if touched else None
+
+    def _flushed(self, recorded: Recorded, touched: list[Job]) -> None:
+        for job in touched:
+            self.activity.forget(job.id)
+        request = recorded.fact.cause
+        if isinstance(request, int):
+            self.answers[request] = recorded
+            if len(self.answers) > _MOST_ANSWERS:
+                del self.answers[next(iter(self.answers))]
+            self._wake(str(request))
+
+    def _finished(self, recorded: Recorded, touched: list[Job]) -> None:
+        if not touched:  # a late report changes the stored record
+            self._revised(recorded, touched)
+
+    def _revised(self, recorded: Recorded, _: list[Job]) -> None:
+        id = getattr(recorded.fact, "job", "")
+        self._finals.pop(id, None)
+        self._ephemeral.pop(id, None)
+
+    def _final(self, job: Job, sequence: int, at: float) -> FinalRecord | None:
+        """The record of a job that just became final, unless it is stored already."""
         lines = self.activity.of(job.id)
         self.activity.forget(job.id)
         if sequence <= self.history_position:
             return None
         server = self.fleet.servers.get(job.server) if job.server else None
         groups = server.groups if server is not None else ()
-        final = document(job, groups=groups, activity=lines)
-        place = self._ephemeral if final.get("ephemeral") else self._finals
+        final = final_record(job.id, document(job, groups=groups, activity=lines))
+        place = self._ephemeral if final.ephemeral else self._finals
         place[job.id] = (final, sequence, at)
         self._sweep(at)
         return final
-
-    def _forget(self, id: str) -> None:
-        self._finals.pop(id, None)
-        self._ephemeral.pop(id, None)
 
     def _remember_command(self, id: str, sequence: int) -> None:
         self.commands[id] = sequence
@@ -294,7 +301,7 @@ class Views:
     def final_at_hand(self, id: str) -> Json | None:
         """The document of a job that just became final, if it is still kept here."""
         kept = self._finals.get(id) or self._ephemeral.get(id)
-        return kept[0] if kept is not None else None
+        return kept[0].document() if kept is not None else None
 
     async def history(self, ask: Callable[[History], T]) -> T:
         """Ask the history, which has stored everything that is applied by now (D26)."""
@@ -312,8 +319,23 @@ class Views:
         return self._history.position if self._history is not None else 0
 
 
+# What does not stand here changes nothing that Views itself keeps.
+_FOLDS: Mapping[type[f.FactBase], Callable[[Views, Recorded, list[Job]], FinalRecord | None]] = {
+    f.EventCreated: Views._note_change,
+    f.EventUpdated: Views._note_change,
+    f.EventDeleted: Views._note_change,
+    f.JobRequested: Views._note_launch,
+    f.JobFinished: Views._finished,
+    f.JobCompleted: Views._completed,
+    f.QueueFlushed: Views._flushed,
+    f.JobTagged: Views._revised,
+    f.JobUpdated: Views._revised,
+    f.JobDeleted: Views._revised,
+}
+
+
 def _over(
-    kept: dict[str, tuple[Json, int, float]], stored: int, now: float, seconds: float
+    kept: dict[str, tuple[FinalRecord, int, float]], stored: int, now: float, seconds: float
 ) -> list[str]:
     """The documents, oldest first, that are stored and were kept for so many seconds."""
     over = []
@@ -353,7 +375,7 @@ class HistoryWriter:
         self._connection = open_store(path, ledger, end)
         self._history = History(self._connection)
         self.position = self._history.position
-        self._pending: list[tuple[Recorded, Json | None]] = []
+        self._pending: list[tuple[Recorded, FinalRecord | None]] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
@@ -362,7 +384,7 @@ class HistoryWriter:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="history-reader")
         self._local = threading.local()
 
-    def add(self, recorded: Recorded, final: Json | None) -> None:
+    def add(self, recorded: Recorded, final: FinalRecord | None) -> None:
         """Have this fact stored soon."""
         if recorded.sequence <= self.position:
             return

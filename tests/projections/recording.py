@@ -6,6 +6,7 @@ from typing import Any
 from domain import facts as f
 from domain.facts import Json, Recorded
 from domain.subjects import subject_of
+from projections.final_record import FinalRecord, final_record
 from projections.store import create_tables
 
 ANNA = f.Actor(type="user", id="anna", address="192.0.2.7")
@@ -16,12 +17,19 @@ class Book:
     """A ledger in a list: `add` gives each fact the next sequence."""
 
     def __init__(self) -> None:
-        self.facts: list[tuple[Recorded, Json | None]] = []
+        self.facts: list[tuple[Recorded, FinalRecord | None]] = []
 
     def add(self, fact: f.Fact, job: Json | None = None) -> int:
         sequence = len(self.facts) + 1
-        self.facts.append((Recorded(sequence, subject_of(fact), fact), job))
+        record = None if job is None else final_record(job["id"], job)
+        self.facts.append((Recorded(sequence, subject_of(fact), fact), record))
         return sequence
+
+    def document(self, sequence: int) -> Json:
+        """The final document that came with a JobCompleted."""
+        record = self.facts[sequence - 1][1]
+        assert record is not None
+        return record.document()
 
     @property
     def now(self) -> float:

@@ -4,10 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain import facts as f
-from domain.facts import Json, Recorded
+from domain.facts import Recorded
 from domain.subjects import subject_of
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
+from projections.final_record import FinalRecord
 from projections.history import History
 from tests.projections.recording import ANNA, START, Book, all_rows, empty_store
 
@@ -54,7 +55,9 @@ def erasure(book: Book, job: str) -> list[int]:
     return named
 
 
-def rows_of(facts: list[tuple[Recorded, Json | None]]) -> dict[str, list[tuple[object, ...]]]:
+def rows_of(
+    facts: list[tuple[Recorded, FinalRecord | None]],
+) -> dict[str, list[tuple[object, ...]]]:
     connection = empty_store()
     History(connection).apply_batch(facts)
     facts_left = sorted(connection.execute("SELECT * FROM job_facts"))

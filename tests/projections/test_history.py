@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.facts import Json, Recorded
+from domain.facts import Json
 from projections.history import History
 from projections.search import Calendar
 from projections.store import condemn, is_damage, open_reader, open_store, read_meta
@@ -31,7 +31,7 @@ def test_a_completed_job_is_found_whole_and_pruned() -> None:
     history = told(book)
 
     job = history.job("j1")
-    assert job == book.facts[0][1]
+    assert job == book.document(1)
     pruned = history.jobs(["j1"], verbose=False)["j1"]
     assert pruned["own_key"] == {"kept": True}
     assert {"activity", "output"}.isdisjoint(pruned)
@@ -129,25 +129,23 @@ def test_what_was_folded_already_changes_nothing() -> None:
     assert all_rows(history._connection) == before
 
 
-def test_a_batch_that_fails_leaves_neither_rows_nor_position(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_batch_that_fails_leaves_neither_rows_nor_position() -> None:
     book = Book()
     book.completed("j1")
     book.completed("j2")
-    history = History(empty_store())
+    connection = empty_store()
+    history = History(connection)
 
-    def fail(recorded: Recorded) -> None:
-        if recorded.sequence == 2:
-            raise sqlite3.OperationalError("disk is full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(history.revisions, "add", fail)
-        with pytest.raises(sqlite3.OperationalError):
-            history.apply_batch(book.facts)
+    connection.execute(
+        "CREATE TEMP TRIGGER full BEFORE INSERT ON main.jobs WHEN NEW.id = 'j2' "
+        "BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+    )
+    with pytest.raises(sqlite3.DatabaseError, match="disk is full"):
+        history.apply_batch(book.facts)
 
     assert history.position == 0
     assert not history.has("j1")
+    connection.execute("DROP TRIGGER full")
     history.apply_batch(book.facts)
     assert history.has("j2")
 
@@ -271,7 +269,7 @@ def test_a_harmed_file_is_replaced_and_can_be_folded_again(harm: object, tmp_pat
 
     assert history.position == 0
     history.apply_batch(book.facts)
-    assert history.job("j1") == book.facts[0][1]
+    assert history.job("j1") == book.document(1)
     kept = path.with_name("history.db.damaged").exists()
     assert kept == (harm in (damage_all, damage_middle, condemn))
 
@@ -301,7 +299,7 @@ def test_rows_of_a_search_are_json_text() -> None:
     book.completed("j1", label="ä\u2028")
     rows: list[Json] = [json.loads(row) for row in told(book).search("*", NOW, verbose=True).rows]
 
-    assert rows == [book.facts[0][1]]
+    assert rows == [book.document(1)]
 
 
 def test_a_late_report_turns_an_abort_into_a_warning_with_what_was_left() -> None:

@@ -8,7 +8,7 @@ from domain import job_requests as requests
 from domain.errors import BadRequest, NotFound, job_rule
 from domain.facts import Json
 from domain.job import Job
-from projections.history import PRUNED
+from projections.final_record import PRUNED
 from services.gateway import jobs, lists, waiting
 from services.gateway.auth import same_token
 from services.gateway.endpoint import Answer, Call, Routes
