@@ -6,7 +6,6 @@ does. Must not know what any of it is used for.
 """
 
 from collections.abc import Callable, Mapping
-from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -14,6 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain import facts as f
 from domain.actions import conditions_of
@@ -21,7 +21,7 @@ from domain.catalog import CONFIG_ID
 from domain.facts import Counters, FireKey, Json, Recorded
 
 
-class EventState(Struct):
+class EventState(Struct, gc=False):
     """One event's state. Times are Unix seconds; `total_elapsed` is in seconds.
 
     `cursor_set` and `nth_set` are the sequences at which a client last set the counter: fires
@@ -54,7 +54,7 @@ class EventState(Struct):
         return known | (totals if self.total_count else {})
 
 
-class _Live(Struct):
+class _Live(Struct, gc=False):
     """What is needed of a live job until it ends."""
 
     event: str
@@ -65,7 +65,7 @@ class _Live(Struct):
     counted_start: bool = False
 
 
-class _Day(Struct):
+class _Day(Struct, gc=False):
     """The counts of one event on one day.
 
     `jobs` holds what each job counted for, so that deleting one rolls it back; only kept while
@@ -233,8 +233,8 @@ class EventStates:
         """All that `restore` needs; not changed by what is folded later."""
         return StoredEventStates(
             position=self.position,
-            states={id: copy(state) for id, state in self.states.items()},
-            live={id: copy(live) for id, live in self._live.items()},
+            states={id: replace(state) for id, state in self.states.items()},
+            live={id: replace(live) for id, live in self._live.items()},
             days={
                 id: _Day(day.day, dict(day.counts), dict(day.jobs))
                 for id, day in self._days.items()

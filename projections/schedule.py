@@ -92,7 +92,7 @@ class Startup:
     due: int
 
 
-class StoredStretch(Struct):
+class StoredStretch(Struct, gc=False):
     """A stretch in a snapshot; `definition` None: the event's record in force."""
 
     anchor: int
@@ -104,7 +104,7 @@ class StoredStretch(Struct):
     nth: int | None
 
 
-class StoredEvent(Struct):
+class StoredEvent(Struct, gc=False):
     """An EventSchedule in a snapshot."""
 
     stretches: list[StoredStretch]
