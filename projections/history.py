@@ -26,7 +26,7 @@ from projections.final_record import FinalRecord, final_record, whole
 from projections.job_view import with_late_report
 from projections.revisions import PASSED_OVER, Page, Revisions, actor_name, row_id
 from projections.search import Calendar, all_of, jobs_where, within_limits
-from projections.store import read_meta
+from projections.store import insert_all, read_meta
 
 # The meta log keeps this many lines per job (execution.md 18).
 MOST_ACTIVITY = 1000
@@ -39,7 +39,6 @@ _ORDER = {
     "elapsed": "elapsed {0}, id {0}",
 }
 _MOST_MARKS = 500
-_INSERT = f"INSERT INTO jobs VALUES ({', '.join('?' * 17)})"  # noqa: S608
 _ENDS = (f.JobFinished, f.JobCompleted)
 # Orders and reports, which do not stand on their job's own subject.
 _OF_RUNNERS = frozenset(
@@ -193,9 +192,9 @@ class History:
     def _write_rows(self) -> None:
         """Insert what is gathered: many rows per statement, in the order of their keys."""
         rows, self._rows = self._rows, _Rows()
-        self._connection.executemany(_INSERT, rows.jobs)
-        self._connection.executemany("INSERT INTO job_words VALUES (?, ?, ?)", sorted(rows.words))
-        self._connection.executemany("INSERT INTO job_facts VALUES (?, ?)", sorted(rows.job_facts))
+        insert_all(self._connection, "jobs", rows.jobs)
+        insert_all(self._connection, "job_words", sorted(rows.words))
+        insert_all(self._connection, "job_facts", sorted(rows.job_facts))
 
     def _take_late(self, fact: f.JobFinished) -> None:
         self._write_rows()

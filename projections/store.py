@@ -8,7 +8,9 @@ Knows nothing of what the rows mean (history.py, revisions.py) and runs no threa
 """
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Raise it when the tables change, or what is written to them: older files are then rebuilt.
 SCHEMA_VERSION = 4
@@ -19,6 +21,8 @@ _CHECKED_SIZE = 64 * 1024 * 1024
 # The journal is carried over into the file when it has so many pages of 4 KiB: pages that change
 # with every job are then written there once for hundreds of jobs.
 _JOURNAL_PAGES = 4000
+# Rows per statement where there are many.
+_AT_ONCE = 50
 # Codes of errors after which the same call may succeed later.
 _PASSING = frozenset(
     {
@@ -151,6 +155,19 @@ def read_meta(connection: sqlite3.Connection, name: str) -> str | int | None:
     """One of `schema`, `ledger` and `position`; None in an empty file."""
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return None if row is None else row[0]
+
+
+def insert_all(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows, as many per statement as pays: each statement costs more than a small row."""
+    if not rows:
+        return
+    marks = f"({', '.join('?' * len(rows[0]))})"
+    into = f"INSERT INTO {table} VALUES "  # noqa: S608 - our own names
+    end = len(rows) - len(rows) % _AT_ONCE
+    for start in range(0, end, _AT_ONCE):
+        values = [value for row in rows[start : start + _AT_ONCE] for value in row]
+        connection.execute(into + ", ".join([marks] * _AT_ONCE), values)
+    connection.executemany(into + marks, rows[end:])
 
 
 def keep_state(connection: sqlite3.Connection, position: int, state: bytes) -> None:
