@@ -2,7 +2,7 @@
 
 `up` has its command line and settings read by a process of their own. What that takes, typer and
 pydantic above all, is then in the memory of no service, and this process meanwhile imports what
-they share.
+all of them use.
 """
 
 import os
@@ -42,8 +42,6 @@ def _up() -> None:
     os.close(told)
     with importing():
         from services.cli.installation import keep_up
-        from services.cli.serve import import_common
-    import_common()
     with os.fdopen(answer, "rb") as pipe:
         wanted = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1])
@@ -61,6 +59,7 @@ def _read_command_line(told: int) -> None:
     def tell(wanted: "Wanted") -> None:
         with os.fdopen(told, "wb") as pipe:
             pickle.dump(wanted, pipe)
+        os._exit(0)  # what Python would clean up is gone as well, and somebody waits
 
     app = application()
     app.callback()(lambda: None)  # so that the one verb has to be named

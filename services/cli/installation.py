@@ -20,8 +20,8 @@ from services.cli.datadir import (
     prepare_data_dir,
     prepare_nats,
 )
-from services.cli.members import members
-from services.cli.serve import import_common
+from services.cli.members import deciders, runners
+from services.cli.serve import import_folds
 from services.cli.supervise import Child, Supervisor
 from services.cli.wanted import Wanted
 from services.ledger.embedded import NatsSetup
@@ -67,8 +67,10 @@ def _keep_running(settings: Settings, cluster: int, *, verbose: bool) -> None:
             name = f"nats{number}" if cluster else "nats"
             family.start(Child(name, setup.command, last=True))
             watches[name] = setup.log_file
-        import_common()  # while nats-server starts, unless it was done before (entry.py)
-        for name, work in members(settings, setups):
+        for name, work in runners(settings, setups):
+            family.start(Child(name, work))
+        import_folds()  # while nats-server and runners start
+        for name, work in deciders(settings, setups):
             family.start(Child(name, work))
         family.run(Readiness(settings).reached, poll=_POLL)
         family.settled = True

@@ -22,10 +22,22 @@ METRICS_PORTS = ("gateway", "scheduler", "runner")
 SCHEDULERS = GATEWAYS = 2
 
 
-def members(
-    settings: Settings, setups: "list[NatsSetup]"
-) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Name and work of each service, for as many NATS nodes (none: somebody else's NATS)."""
+Member = tuple[str, Callable[[], int]]
+"""A service's name and its work."""
+
+
+def runners(settings: Settings, setups: "list[NatsSetup]") -> list[Member]:
+    """Those of `members` that run jobs."""
+    return [member for member in members(settings, setups) if member[0].startswith("runner")]
+
+
+def deciders(settings: Settings, setups: "list[NatsSetup]") -> list[Member]:
+    """The other ones, gateways first."""
+    return [member for member in members(settings, setups) if not member[0].startswith("runner")]
+
+
+def members(settings: Settings, setups: "list[NatsSetup]") -> Iterator[Member]:
+    """All services, for as many NATS nodes (none: somebody else's NATS)."""
     if len(setups) > 1:
         yield from _cluster(settings, setups)
         return
@@ -37,11 +49,8 @@ def members(
         yield kind, partial(serve.serve, kind, replace(settings, **mine), service)
 
 
-def _cluster(
-    settings: Settings, setups: "list[NatsSetup]"
-) -> Iterator[tuple[str, Callable[[], int]]]:
-    runners = len(setups)
-    kinds = ["gateway"] * GATEWAYS + ["runner"] * runners + ["scheduler"] * SCHEDULERS
+def _cluster(settings: Settings, setups: "list[NatsSetup]") -> Iterator[Member]:
+    kinds = ["gateway"] * GATEWAYS + ["runner"] * len(setups) + ["scheduler"] * SCHEDULERS
     for place, kind in enumerate(kinds):
         number = kinds[:place].count(kind)
         name = f"{kind}{number + 1}"

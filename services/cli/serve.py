@@ -34,9 +34,9 @@ STOP_WAIT = 3.0
 # Another server, or the majority of a cluster, may still be starting.
 LEDGER_WAIT = 60.0
 _RETRY = 0.1
-# What several services use is imported once, before they fork; the rest each imports for itself,
-# which takes no memory of the others, and they do it at the same time.
-_COMMON = (
+# What gateways and schedulers use is imported once, before they fork; the rest each imports for
+# itself, which takes no memory of the others, and they do it at the same time.
+_FOLDS = (
     "projections.active_jobs",
     "projections.event_state",
     "projections.schedule",
@@ -101,10 +101,10 @@ async def runner(
     await run_runner(settings, id=id, hostname=hostname, groups=groups, drain=drain, finish=finish)
 
 
-def import_common() -> None:
-    """Have what several services use, before they fork."""
+def import_folds() -> None:
+    """Have what gateways and schedulers share, before they fork; runners fold nothing."""
     with importing():
-        for name in _COMMON:
+        for name in _FOLDS:
             importlib.import_module(name)
 
 
