@@ -7,13 +7,15 @@ twentieth of that. So files of ended jobs are used again, and some are made whil
 A file is used again only if nobody can still see or change it: it has no other name, its owner
 and mode are ours, and no process has it open, which the kernel tells by granting a write lease.
 Nothing tells that of a directory, where a process that outlived its job may stand: those are
-always new. Knows nothing of jobs.
+always new, and made in places far from each other, so that few were deleted in any of them.
+Knows nothing of jobs.
 """
 
 import fcntl
 import os
 import signal
 import stat
+import sys
 from collections import deque
 from contextlib import suppress
 from itertools import count
@@ -21,6 +23,12 @@ from pathlib import Path
 
 # Beyond this size (bytes) emptying a file costs more than a new one.
 MOST_BYTES = 1024 * 1024
+
+# New directories are scattered over so many parts of the disk.
+PLACES = 16
+# As in linux/fs.h; what `chattr +T` does.
+_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
+_TOP_OF_HIERARCHIES = 0x00020000
 
 
 class Spares:
@@ -108,20 +116,24 @@ class SpareDirectories:
 
     def __init__(self, directory: Path) -> None:
         """What an earlier process left in the directory is taken over."""
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _scatter(directory)
         self._directory = str(directory)
-        left = _left_in(directory)
-        self._paths = deque(f"{directory}/{number}" for number in left)
-        self._numbers = count(max(left, default=-1) + 1)
+        left = list(directory.glob("place-*/*"))
+        self._paths = deque(map(str, left))
+        self._numbers = count(max((int(path.name) for path in left), default=-1) + 1)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def put_at(self, path: str) -> bool:
-        """Have an empty directory at `path`; False if there is no spare, or something is there."""
-        try:
-            spare = self._paths.pop()
-        except IndexError:
-            return False
+        """Have an empty directory at `path`; False if there is something that stays.
+
+        Raises OSError if the disk has no room.
+        """
+        if not self._paths:
+            self.make()
+        spare = self._paths.pop()
         try:
             os.rename(spare, path)
         except OSError:
@@ -131,9 +143,33 @@ class SpareDirectories:
 
     def make(self) -> None:
         """Have one more. Raises OSError if the disk has no room."""
-        spare = f"{self._directory}/{next(self._numbers)}"
-        os.mkdir(spare, 0o700)
+        number = next(self._numbers)
+        place = f"{self._directory}/place-{number % PLACES}"
+        spare = f"{place}/{number}"
+        try:
+            os.mkdir(spare, 0o700)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(place, 0o700)
+            os.mkdir(spare, 0o700)
         self._paths.append(spare)
+
+
+def _scatter(directory: Path) -> None:
+    """Have ext4 lay each directory in this one where there is much room, far from the others.
+
+    What is made in one of them stays near it, also under a name elsewhere.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+        told = int.from_bytes(flags, sys.byteorder) | _TOP_OF_HIERARCHIES
+        fcntl.ioctl(descriptor, _SET_FLAGS, told.to_bytes(8, sys.byteorder))
+    except OSError:
+        pass  # not ext4: it has no such costs either
+    finally:
+        os.close(descriptor)
 
 
 def _left_in(directory: Path) -> list[int]:

@@ -240,7 +240,7 @@ class Spool:
         """Have the job's own working directory, which may be there already; returns its path."""
         path = self.work(job)
         if not self.works.put_at(path):
-            with suppress(FileExistsError):
+            with suppress(FileExistsError):  # its input files are in it
                 os.mkdir(path, 0o700)
         return path
 

@@ -100,15 +100,21 @@ def test_a_file_made_in_advance_is_ours_alone(spares: Spares, tmp_path: Path) ->
     assert len(spares) == 1
 
 
-def test_a_directory_made_in_advance_is_empty_and_ours_alone(tmp_path: Path) -> None:
-    SpareDirectories(tmp_path / "spare").make()
+def test_a_directory_is_empty_and_ours_alone_whether_made_in_advance_or_not(
+    tmp_path: Path,
+) -> None:
+    earlier = SpareDirectories(tmp_path / "spare")
+    for _ in range(3):
+        earlier.make()
     spares = SpareDirectories(tmp_path / "spare")
     spares.make()
-    for job in ("j1", "j2"):
-        assert spares.put_at(str(tmp_path / job))
-        assert (tmp_path / job).stat().st_mode & 0o7777 == 0o700
-        assert list((tmp_path / job).iterdir()) == []
-    assert not spares.put_at(str(tmp_path / "j3"))
+    assert len(spares) == 4
+    for job in range(6):
+        path = tmp_path / f"j{job}"
+        assert spares.put_at(str(path))
+        assert path.stat().st_mode & 0o7777 == 0o700
+        assert list(path.iterdir()) == []
+    assert len(spares) == 0
 
 
 def test_a_directory_that_is_in_use_is_not_replaced(tmp_path: Path) -> None:
