@@ -67,6 +67,7 @@ async def refold(
     connection.isolation_level = None
     try:
         connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA journal_mode = MEMORY")
         create_tables(connection, ledger_id)
         history, jobs = History(connection), FinalJobs()
         async for batch in read_raw(ledger, after=0, upto=upto):

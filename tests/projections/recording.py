@@ -110,5 +110,5 @@ def empty_store() -> sqlite3.Connection:
 
 def all_rows(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that the tables hold, in an order that does not depend on how it came in."""
-    tables = ("meta", "jobs", "job_words", "activity", "activity_words")
+    tables = ("meta", "jobs", "job_words", "job_facts", "activity", "activity_words")
     return {name: sorted(connection.execute(f"SELECT * FROM {name}")) for name in tables}

@@ -157,6 +157,7 @@ STEPS = st.one_of(
     st.builds(lambda j, e, c: ("completed", j, e, c), JOBS, EVENTS, CODES),
     st.builds(lambda j, t: ("tagged", j, t), JOBS, st.sampled_from(["a", "b"])),
     st.builds(lambda j: ("changed", j), JOBS),
+    st.builds(lambda j: ("reported", j), JOBS),
     st.builds(lambda j: ("erased", j), JOBS),
     st.builds(lambda e: ("created", e), EVENTS),
     st.builds(lambda e, d: ("deleted", e, d), EVENTS, st.booleans()),
@@ -174,6 +175,8 @@ def written(steps: list[tuple[object, ...]]) -> Book:
                 book.tagged(job, tag)
             case ("changed", str(job)):
                 book.changed(job, hits="+1")
+            case ("reported", str(job)):
+                book.finished(job)
             case ("erased", str(job)):
                 book.erased(job)
             case ("created", str(event)):
@@ -195,6 +198,21 @@ def test_how_the_facts_are_split_into_batches_makes_no_difference(
         split.apply_batch(book.facts[start:end])
 
     assert all_rows(split._connection) == all_rows(told(book)._connection)
+
+
+def test_many_jobs_at_once_leave_the_rows_that_they_leave_one_by_one() -> None:
+    book = Book()
+    for number in range(120):
+        book.finished(f"j{number}")
+        book.completed(f"j{number}", tags=["a", f"tag{number % 7}"])
+    singly = History(empty_store())
+    for entry in book.facts:
+        singly.apply_batch([entry])
+
+    rows = all_rows(told(book)._connection)
+    assert rows == all_rows(singly._connection)
+    assert len(rows["jobs"]) == len(rows["job_facts"]) == 120
+    assert len(rows["job_words"]) == 120 * 4
 
 
 # --- the file --------------------------------------------------------------------------------
