@@ -29,6 +29,8 @@ ANSWER_WAIT = 5.0
 HOOK_WAIT = 3600.0
 RETRY_WAIT = 0.25
 REFUSALS = 5
+# So many launches are asked for in one message.
+TOGETHER = 32
 # How long "no secrets are assigned" is believed; an assignment changes no definition.
 BELIEVED = 10.0
 
@@ -71,6 +73,8 @@ class Launches:
         self._groups = groups
         self._cache: OrderedDict[tuple[str, int, int, int, int], _Cached] = OrderedDict()
         self._assembly = Assembly()
+        self._asked: list[tuple[Json, asyncio.Future[Json]]] = []
+        self._asking: set[asyncio.Task[None]] = set()
 
     def at_hand(self, assigned: JobAssigned) -> Launch | None:
         """The launch, if nothing has to be asked for."""
@@ -160,13 +164,47 @@ class Launches:
 
         A scheduler that is behind, or has not seen this boot join, refuses at first.
         """
+        answer = await self._ask_with_others(request)
         for attempt in range(REFUSALS):
-            answer = _object((await self._ask_raw(request)).data)
             if not answer.get("error"):
                 return answer
             log.info("A launch was refused", action="launch_refused", reason=answer["error"])
             await asyncio.sleep(RETRY_WAIT * (attempt + 1))
+            answer = await self._ask(request)
         raise CannotStart(f"Setup Error: {answer['error']}")
+
+    async def _ask_with_others(self, request: Json) -> Json:
+        """The answer to a request that is sent together with all others of this turn."""
+        loop = asyncio.get_running_loop()
+        if not self._asked:
+            loop.call_soon(self._ask_together)
+        future: asyncio.Future[Json] = loop.create_future()
+        self._asked.append((request, future))
+        return await future
+
+    def _ask_together(self) -> None:
+        asked, self._asked = self._asked, []
+        for start in range(0, len(asked), TOGETHER):
+            task = asyncio.create_task(self._ask_each(asked[start : start + TOGETHER]))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _ask_each(self, asked: Sequence[tuple[Json, "asyncio.Future[Json]"]]) -> None:
+        """Ask until each is answered; those of one message may be answered in several."""
+        while asked:
+            requests = [request for request, _ in asked]
+            answers: list[Json] = []
+            if len(asked) > 1:
+                answers = (await self._ask({"orders": requests})).get("answers") or []
+            if not answers:  # one alone, or a scheduler of an earlier release
+                answers = await asyncio.gather(*map(self._ask, requests))
+            for (_, future), answer in zip(asked, answers, strict=False):
+                if not future.done():  # its job may be aborted
+                    future.set_result(answer)
+            asked = asked[len(answers) :]
+
+    async def _ask(self, request: Json) -> Json:
+        return _object((await self._ask_raw(request)).data)
 
     async def _ask_raw(self, request: Json, within: float = ANSWER_WAIT) -> live.RawAnswer:
         while True:

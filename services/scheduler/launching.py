@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SUBJECT = "live.launch.*"
 QUEUE = "schedulers"
 BEHIND = 2.0  # seconds that a scheduler may need to read the order
+TOGETHER = 1024 * 1024  # bytes that answers in one message have; a single one may have more
 
 log = structlog.get_logger()
 
@@ -53,8 +54,11 @@ async def _answer(scheduler: "Scheduler", message: Msg) -> None:
             data, headers = await _file_part(scheduler, server, asked)
         elif "hook" in asked:
             data = json.dumps(await _hook(scheduler, server, asked)).encode()
+        elif "orders" in asked:
+            data = await _launches(scheduler, server, asked["orders"])
         else:
-            data = json.dumps(await _launch(scheduler, server, asked)).encode()
+            await scheduler.follower.reached(int(asked["order"]), BEHIND)
+            data = json.dumps(_launch(scheduler, server, asked)).encode()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         data = json.dumps({"error": f"The request is malformed: {error}"}).encode()
     except LedgerUnavailable as error:
@@ -63,8 +67,21 @@ async def _answer(scheduler: "Scheduler", message: Msg) -> None:
     await scheduler.ledger.publish(message.reply, data, headers=headers)
 
 
-async def _launch(scheduler: "Scheduler", server: str, asked: Json) -> Json:
-    await scheduler.follower.reached(int(asked["order"]), BEHIND)
+async def _launches(scheduler: "Scheduler", server: str, asked: list[Json]) -> bytes:
+    """The answers to the first of these requests, as many as make a message of fair size."""
+    await scheduler.follower.reached(max(int(one["order"]) for one in asked), BEHIND)
+    answers: list[bytes] = []
+    room = TOGETHER
+    for one in asked:
+        answer = json.dumps(_launch(scheduler, server, one)).encode()
+        room -= len(answer)
+        if answers and room < 0:
+            break
+        answers.append(answer)
+    return b'{"answers":[' + b",".join(answers) + b"]}"
+
+
+def _launch(scheduler: "Scheduler", server: str, asked: Json) -> Json:
     job = scheduler.jobs.jobs.get(asked["job"])
     if job is None or not _owns(job, server, asked):
         return {"error": "The job is not assigned to this server."}

@@ -1,5 +1,6 @@
 """What a runner does with one order, from its arrival to its report."""
 
+import asyncio
 import json
 import os
 import re
@@ -11,8 +12,9 @@ import pytest
 
 from domain.facts import JobFinishing, JobReturned
 from services.ledger.connection import Ledger
+from services.runner.launches import Launches
 from services.runner.procfs import is_alive, read_process
-from tests.services.runner_bench import Bench, bench, running
+from tests.services.runner_bench import SERVER, Bench, bench, running
 
 
 @pytest.fixture
@@ -167,6 +169,22 @@ async def test_definitions_are_asked_for_once_and_secrets_each_time(scheduler: B
     for _ in range(3):
         await scheduler.finished(await scheduler.script("true"))
     assert [a["need_records"] for a in scheduler.asked] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("together", "messages"), [(7, 1), (2, 4), (1, 7), (0, 8)])
+async def test_many_launches_are_asked_for_together(
+    ledger: Ledger, together: int, messages: int
+) -> None:
+    """Schedulers answer as many as make a message of fair size; earlier releases only one."""
+    async with bench(ledger) as scheduler:
+        scheduler.together = together
+        orders = [await scheduler.order({"script": f"echo {n}"}, ask=True) for n in range(7)]
+        launches = Launches(ledger, SERVER, "b1", hostname="testhost", groups=())
+        facts = [(await ledger.get(order)).fact for order in orders]  # type: ignore[union-attr]
+        found = await asyncio.gather(*map(launches.fetch, orders, facts))
+    scripts = [launch.document["params"]["script"] for launch in found]
+    assert scripts == [f"echo {n}" for n in range(7)]
+    assert scheduler.messages == messages
 
 
 async def test_a_launch_that_is_not_in_the_order_is_asked_for(scheduler: Bench) -> None:
