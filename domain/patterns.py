@@ -52,7 +52,7 @@ def without_tags(text: str) -> str:
     A tag that appears when an inner one is taken out is taken out as well.
     """
     for _ in range(_PASSES):
-        if _TAG.search(text) is None:
+        if "<" not in text or _TAG.search(text) is None:
             return text
         text = str(_TAG.sub("", text))
     return text.replace("<", "")

@@ -111,6 +111,10 @@ class Exchange(RequestResponseCycle):
             self.message_event.set()
             self.on_response()
 
+    def left(self) -> bool:
+        """Whether the client closed its connection."""
+        return bool(self.disconnected)
+
     def arrived(self) -> bytes | None:
         """The request's body, if all of it is here by now; it is given once."""
         if self.more_body or self.waiting_for_100_continue or self.disconnected:
@@ -230,7 +234,11 @@ class GuardedProtocol(HttpToolsProtocol):
             keep_alive=self.scope["http_version"] != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        at_once: dict[object, object] = {"arrived": self.cycle.arrived, "reply": self.cycle.reply}
+        at_once: dict[object, object] = {
+            "arrived": self.cycle.arrived,
+            "reply": self.cycle.reply,
+            "left": self.cycle.left,
+        }
         self.scope["extensions"] = {AT_ONCE: at_once}
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)

@@ -21,7 +21,8 @@ ANY_ORIGIN = (b"access-control-allow-origin", b"*")
 _JSON = (JSON_TYPE, ANY_ORIGIN)
 _PRIVATE_JSON = (*_JSON, PRIVATE)
 # An extension of the scope, for what need not be awaited: `arrived` gives the request's body if
-# all of it is here, `reply` sends a whole reply (connections.Exchange).
+# all of it is here, `reply` sends a whole reply, `left` says whether the client is gone
+# (connections.Exchange).
 AT_ONCE = "jobledger.at_once"
 # Below this a compressed reply is hardly smaller; above the other it is packed off the loop.
 _WORTH_PACKING = 1024

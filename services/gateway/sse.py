@@ -5,16 +5,16 @@ take it, so nothing piles up behind a slow one, and one that takes nothing for t
 dropped. Knows nothing of jobs.
 """
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
 from litestar.types import HTTPScope, Receive, Send
 
 from services import logs
-from services.gateway.replies import encode
+from services.gateway.patience import GivenUp, Patience
+from services.gateway.replies import AT_ONCE, encode
 
 # A client that takes no byte for this many seconds is gone or hopelessly behind.
 PATIENCE = 20.0
@@ -30,11 +30,13 @@ class Last(bytes):
 class EventStream:
     """A reply that is a stream of events; an ASGI application of its own.
 
-    `name` tells in the log what is streamed.
+    `name` tells in the log what is streamed. A client that left is noticed at the next event:
+    there should be one each second.
     """
 
-    events: AsyncIterator[bytes]
+    events: AsyncGenerator[bytes, None]
     name: str
+    patience: Patience
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Send the events until they end, the client leaves, or it takes nothing any more."""
@@ -48,30 +50,19 @@ class EventStream:
         if scope["method"] == "HEAD":
             await _body(send, b"", more=False)
             return
-        sending = asyncio.create_task(self._send_all(send))
-        leaving = asyncio.create_task(_client_left(receive))
+        at_once: Any = (scope.get("extensions") or {}).get(AT_ONCE)
+        left = at_once["left"] if at_once is not None else _stays
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                await sending
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-                    await task
-
-    async def _send_all(self, send: Send) -> None:
-        clock, more = asyncio.get_running_loop().time, True
-        try:
-            async with asyncio.timeout(None) as limit:
-                async for event in self.events:
+            async with contextlib.aclosing(self.events) as events:
+                async for event in events:
+                    if left():
+                        return
                     more = not isinstance(event, Last)
-                    limit.reschedule(clock() + PATIENCE)
-                    await _body(send, event, more=more)
-                    limit.reschedule(None)
-            if more:
-                await _body(send, b"", more=False)
-        except TimeoutError:
+                    await self.patience.wait(_body(send, event, more=more), PATIENCE)
+                    if not more:
+                        return
+            await _body(send, b"", more=False)
+        except GivenUp:
             log.warning(
                 "A client takes its stream too slowly and is dropped",
                 action="stream_dropped",
@@ -89,6 +80,5 @@ async def _body(send: Send, data: bytes, *, more: bool) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-async def _client_left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _stays() -> bool:
+    return False

@@ -1,7 +1,7 @@
 """Waiting for a job: its end, and the live updates of its stream (api.md 4.11, 7.4)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import event_rule
@@ -20,6 +20,7 @@ INTERVAL = 1.0
 _BREATH = 0.05
 # Places in a queue are counted anew after so many seconds, for all streams.
 _COUNTED_FOR = 0.2
+_START, _END = sse.event("start", {}), sse.event("end", {})
 _TOLD_ALWAYS = ("cpu", "mem", "updated", "position")
 
 
@@ -41,12 +42,12 @@ async def end_of(call: "Call", id: str) -> Json:
     return await jobs.completed(gateway, record)
 
 
-async def updates(gateway: "Gateway", id: str, *, full: bool) -> AsyncIterator[bytes]:
+async def updates(gateway: "Gateway", id: str, *, full: bool) -> AsyncGenerator[bytes, None]:
     """The stream of one job: start, updates while it lives, the final one, end.
 
     What is told at one moment comes in one piece.
     """
-    begin = sse.event("start", {})
+    begin = _START
     told: Json = {}
     with gateway.views.watch(id) as watch:
         while (job := gateway.views.active.jobs.get(id)) is not None:
@@ -57,9 +58,7 @@ async def updates(gateway: "Gateway", id: str, *, full: bool) -> AsyncIterator[b
             await _news(watch)
             if gateway.stopping.is_set():
                 return
-    record = await jobs.final_record(gateway, id)
-    final = sse.event("update", await _final_update(gateway, record))
-    yield sse.Last(begin + final + sse.event("end", {}))
+    yield sse.Last(begin + await gateway.updates.final(id) + _END)
 
 
 async def _news(watch: Watch) -> None:
@@ -83,6 +82,7 @@ class Updates:
         self._positions = jobs.Positions(gateway.seen)
         self._counted = 0.0
         self._last: tuple[object, Json, bytes, Json] = (None, {}, b"", {})
+        self._last_final: tuple[object, bytes] = (None, b"")
 
     def next(self, job: Job, told: Json, *, full: bool) -> tuple[bytes, Json]:
         """The update for a client that was told this much, and what it was told then."""
@@ -95,6 +95,16 @@ class Updates:
         text = sse.event("update", update)
         self._last = (moment, told, text, then)
         return text, then
+
+    async def final(self, id: str) -> bytes:
+        """The last update of a job that is over."""
+        moment = (id, self._gateway.views.position)
+        if self._last_final[0] != moment:
+            record = await jobs.final_record(self._gateway, id)
+            text = sse.event("update", await _final_update(self._gateway, record))
+            self._last_final = (moment, text)
+            return text
+        return self._last_final[1]
 
     def _update(self, job: Job, told: Json, *, full: bool) -> tuple[Json, Json]:
         """What the client does not know yet, and what it knows then."""

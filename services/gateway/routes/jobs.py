@@ -243,7 +243,8 @@ async def stream_job(call: Call, asked: tuple[str, str | None, bool]) -> Answer:
         await _check_readable(call, id)
     elif not same_token(token, stream_token(call.gateway.secret, id)):
         raise BadRequest("The token is not valid for this job.")
-    return EventStream(waiting.updates(call.gateway, id, full=full), f"job {id}")
+    updates = waiting.updates(call.gateway, id, full=full)
+    return EventStream(updates, f"job {id}", call.gateway.patience)
 
 
 # --- asking things of live jobs ------------------------------------------------------------------
