@@ -193,7 +193,29 @@ def test_a_nats_port_that_another_program_took_is_named(up: Up) -> None:
     up.start()
 
 
+@pytest.mark.parametrize(("flag", "status"), [("--help", 0), ("--no-such-flag", 2)])
+def test_what_is_only_read_ends_at_once_and_starts_nothing(
+    flag: str, status: int, tmp_path: Path
+) -> None:
+    """The command line is read by a process of its own: its end is that of `up`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli", "up", flag, "--data-dir", str(tmp_path / "data")],
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert done.returncode == status
+    assert b"services.cli up [OPTIONS]" in done.stdout + done.stderr
+    assert not (tmp_path / "data").exists()
+
+
 # --- while it runs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gateway", "scheduler"])
+def test_what_reads_the_settings_is_in_no_services_memory(running: Up, name: str) -> None:
+    assert "pydantic" not in Path(f"/proc/{running.pid(name)}/maps").read_text()
 
 
 def test_pidfiles_name_the_services_and_secrets_are_private(running: Up) -> None:
