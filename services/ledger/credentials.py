@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import time
+from binascii import crc_hqx  # CRC-16/XMODEM, as NATS uses it
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import SplitResult, unquote
@@ -151,25 +152,15 @@ def _private(raw: bytes) -> "Ed25519PrivateKey":
 
 
 def _text(raw: bytes) -> str:
-    return base64.b32encode(raw + _crc16(raw).to_bytes(2, "little")).decode().rstrip("=")
+    return base64.b32encode(raw + crc_hqx(raw, 0).to_bytes(2, "little")).decode().rstrip("=")
 
 
 def _checked(text: str) -> bytes:
     """The bytes in a key's text form; ValueError if its checksum is wrong."""
     raw = base64.b32decode(text + "=" * (-len(text) % 8))
-    if len(raw) < 3 or _crc16(raw[:-2]).to_bytes(2, "little") != raw[-2:]:
+    if len(raw) < 3 or crc_hqx(raw[:-2], 0).to_bytes(2, "little") != raw[-2:]:
         raise ValueError("This is no NATS key.")
     return raw[:-2]
-
-
-def _crc16(data: bytes) -> int:
-    """CRC-16/XMODEM, as NATS uses it."""
-    crc = 0
-    for byte in data:
-        crc ^= byte << 8
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
-    return crc
 
 
 def _base64(value: Json) -> str:
