@@ -58,6 +58,8 @@ log = logger("runner")
 # Telemetry and limits work by the second (execution.md); a change is told within a tenth of it.
 HEARTBEAT = 1.0
 HEARTBEAT_GAP = 0.1
+# Gateways and schedulers that start together with the runner do not hear its first words.
+EARLY_HEARTBEAT, EARLY = 0.2, 3.0
 # How often running jobs' files are looked at; the end of a job does not wait for it.
 POLL = 0.125
 CLEAN_UP = 0.25
@@ -452,15 +454,17 @@ class Runner:
                 has_room = await asyncio.to_thread(spool.stock)
 
     async def _tell(self) -> None:
-        """Heartbeats: each second, and soon after a job has something to show."""
+        """Heartbeats: each second, more often at first, and soon after a job has news."""
         loop = asyncio.get_running_loop()
         subject = f"live.server.{self.identity.server}"
+        began = loop.time()
         while True:
             self._changed.clear()
             await live.publish(self._ledger, subject, self.heartbeat())
             told = loop.time()
             try:
-                async with asyncio.timeout_at(told + HEARTBEAT):
+                every = EARLY_HEARTBEAT if told - began < EARLY else HEARTBEAT
+                async with asyncio.timeout_at(told + every):
                     await self._changed.wait()
             except TimeoutError:
                 continue
