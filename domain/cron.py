@@ -10,8 +10,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from croniter import croniter
-
 from domain.errors import BadRequest
 from domain.facts import Json
 
@@ -116,6 +114,8 @@ def _values(column: _Field, part: str, title: str) -> list[int]:
     everything = list(range(column.lowest, column.highest + 1))
     if "*" in elements:
         return everything
+    from croniter import croniter  # not before it is needed, for the sake of each start
+
     position = _FIELDS.index(column)
     fields = ["*"] * len(_FIELDS)
     fields[position] = ",".join(elements)
