@@ -9,8 +9,8 @@ from pathlib import Path
 
 from stack import SERVICES, machine, print_table, running, write_json
 
-# A start is over after so many seconds.
-REST = 3.0
+# A start is over after so many seconds: the runner makes files for its first jobs after some.
+REST = 6.0
 
 
 def main() -> None:

@@ -125,6 +125,7 @@ def running(*flags: str, home: Path | None = None, patience: float = PATIENCE) -
             [*command, "--data-dir", str(home), "--port", str(port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=installed(),
         )
         try:
             yield _ready(home, port, patience)
@@ -132,6 +133,14 @@ def running(*flags: str, home: Path | None = None, patience: float = PATIENCE) -
             up.send_signal(signal.SIGINT)
             up.wait()
             _end_jobs(home)
+
+
+def installed() -> dict[str, str]:
+    """The environment of an installation: Python keeps what it compiled, from the first start on.
+
+    To compile all of it again each time takes a sixth of a start, and memory.
+    """
+    return {k: value for k, value in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _end_jobs(home: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import httpx
-from stack import event, free_port, machine, print_table, write_json
+from stack import event, free_port, installed, machine, print_table, write_json
 
 PATIENCE = 60.0
 # Until the runner has joined the job waits in the queue.
@@ -30,7 +30,9 @@ def measure() -> tuple[float, float, float]:
         command = [sys.executable, "-m", "services.cli", "up"]
         began = time.perf_counter()
         up = subprocess.Popen(
-            [*command, "--data-dir", str(home), "--port", str(port)], stderr=subprocess.DEVNULL
+            [*command, "--data-dir", str(home), "--port", str(port)],
+            stderr=subprocess.DEVNULL,
+            env=installed(),
         )
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/app", timeout=PATIENCE) as api:
