@@ -138,11 +138,8 @@ def _unix(text: str) -> bytes:
 def _write_script(spool: Spool, job: str, script: bytes, account: Account | None) -> None:
     """A file that its account may run."""
     path = spool.script(job)
-    flags = os.O_WRONLY | os.O_CLOEXEC
-    if not spool.scripts.put_at(path):
-        Path(path).unlink(missing_ok=True)  # an earlier runner died between this and the start
-        flags |= os.O_CREAT | os.O_EXCL
-    descriptor = os.open(path, flags, 0o700)
+    spool.scripts.put_at(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         if account is not None:
             os.fchown(descriptor, account.uid, account.gid)

@@ -2,13 +2,13 @@
 
 On ext4 a new file or directory costs up to a millisecond where others were deleted in the last
 minutes, because it passes by each of their inodes; giving one that is there a new name costs a
-twentieth of that. So files of ended jobs are used again, and some are made while there is no job.
+twentieth of that. So files of ended jobs are used again, some are made while there is no job, and
+new ones are made in places far from each other, so that few were deleted in any of them.
 
 A file is used again only if nobody can still see or change it: it has no other name, its owner
 and mode are ours, and no process has it open, which the kernel tells by granting a write lease.
 Nothing tells that of a directory, where a process that outlived its job may stand: those are
-always new, and made in places far from each other, so that few were deleted in any of them.
-Knows nothing of jobs.
+always new. Knows nothing of jobs.
 """
 
 import fcntl
@@ -24,11 +24,37 @@ from pathlib import Path
 # Beyond this size (bytes) emptying a file costs more than a new one.
 MOST_BYTES = 1024 * 1024
 
-# New directories are scattered over so many parts of the disk.
+# What is new is scattered over so many parts of the disk.
 PLACES = 16
 # As in linux/fs.h; what `chattr +T` does.
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
 _TOP_OF_HIERARCHIES = 0x00020000
+
+
+class Places:
+    """Directories far from each other, in one for our account alone; for more than one thread.
+
+    What is made in one of them stays near it on the disk, also under a name elsewhere.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _scatter(directory)
+        self._directory = directory
+        self._there: set[str] = set()
+
+    def path(self, name: str, number: int) -> str:
+        """Where to make what is called so; `number` counts them, so that all places are used."""
+        place = f"{self._directory}/place-{number % PLACES}"
+        if place not in self._there:
+            with suppress(FileExistsError):
+                os.mkdir(place, 0o700)
+            self._there.add(place)
+        return f"{place}/{name}-{number}"
+
+    def left(self, name: str) -> list[Path]:
+        """What of this name an earlier process made and did not use."""
+        return list(self._directory.glob(f"place-*/{name}-*"))
 
 
 class Spares:
@@ -37,13 +63,15 @@ class Spares:
     `put_at` may be called from one thread, the others from one other.
     """
 
-    def __init__(self, directory: Path, mode: int, most: int) -> None:
+    def __init__(self, directory: Path, mode: int, most: int, places: Places) -> None:
         """What an earlier process left in the directory is taken over."""
         # Somebody who opens a file while we hold a lease on it has us told by a signal.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         self._directory = str(directory)
         self._mode = mode
         self._most = most
+        self._places = places
+        self._name = directory.name
         self._files: deque[str] = deque()
         left = _left_in(directory)
         self._numbers = count(max(left, default=-1) + 1)
@@ -53,13 +81,15 @@ class Spares:
     def __len__(self) -> int:
         return len(self._files)
 
-    def put_at(self, path: str | Path) -> bool:
-        """Have an empty file at `path`, in place of what is there; False if there is no spare."""
-        try:
+    def put_at(self, path: str | Path) -> None:
+        """Have an empty file at `path`, in place of what is there; a new one without a spare.
+
+        Raises OSError if the disk has no room.
+        """
+        with suppress(IndexError, FileNotFoundError):
             os.rename(self._files.pop(), path)
-        except (IndexError, FileNotFoundError):
-            return False
-        return True
+            return
+        os.rename(self._new(next(self._numbers)), path)
 
     def keep(self, path: str | Path) -> None:
         """Take a file that is not needed any more, or delete it. Fine if it does not exist."""
@@ -72,11 +102,18 @@ class Spares:
                 os.unlink(path)
 
     def make(self) -> None:
-        """Have one more file. Raises OSError if the disk has no room."""
-        spare = f"{self._directory}/{next(self._numbers)}"
-        # Not for writing, as in `_emptied`.
-        os.close(os.open(spare, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode))
+        """Have one more. Raises OSError if the disk has no room."""
+        number = next(self._numbers)
+        spare = f"{self._directory}/{number}"
+        os.rename(self._new(number), spare)
         self._files.append(spare)
+
+    def _new(self, number: int) -> str:
+        path = self._places.path(self._name, number)
+        # Not for writing, as in `_emptied`.
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(path, flags, self._mode))
+        return path
 
     def _emptied(self, path: str | Path) -> bool:
         """Whether the file is ours alone; it is empty then.
@@ -114,14 +151,14 @@ class SpareDirectories:
     `put_at` may be called from one thread, `make` from another.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """What an earlier process left in the directory is taken over."""
-        directory.mkdir(mode=0o700, exist_ok=True)
-        _scatter(directory)
-        self._directory = str(directory)
-        left = list(directory.glob("place-*/*"))
+    def __init__(self, places: Places, name: str) -> None:
+        """What an earlier process made is taken over; `name` tells it from other things there."""
+        self._places = places
+        self._name = name
+        left = places.left(name)
+        numbers = [int(path.name.rpartition("-")[2]) for path in left]
         self._paths = deque(map(str, left))
-        self._numbers = count(max((int(path.name) for path in left), default=-1) + 1)
+        self._numbers = count(max(numbers, default=-1) + 1)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -143,23 +180,13 @@ class SpareDirectories:
 
     def make(self) -> None:
         """Have one more. Raises OSError if the disk has no room."""
-        number = next(self._numbers)
-        place = f"{self._directory}/place-{number % PLACES}"
-        spare = f"{place}/{number}"
-        try:
-            os.mkdir(spare, 0o700)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                os.mkdir(place, 0o700)
-            os.mkdir(spare, 0o700)
+        spare = self._places.path(self._name, next(self._numbers))
+        os.mkdir(spare, 0o700)
         self._paths.append(spare)
 
 
 def _scatter(directory: Path) -> None:
-    """Have ext4 lay each directory in this one where there is much room, far from the others.
-
-    What is made in one of them stays near it, also under a name elsewhere.
-    """
+    """Have ext4 lay each directory in this one where there is much room, far from the others."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         flags = bytearray(8)

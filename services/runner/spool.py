@@ -33,7 +33,7 @@ from pydantic_core import to_json
 from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
 from services.errors import ConfigError
 from services.logs import logger
-from services.runner.spares import SpareDirectories, Spares
+from services.runner.spares import Places, SpareDirectories, Spares
 
 log = logger("spool")
 
@@ -145,9 +145,11 @@ class Spool:
         self.pid_file = f"{directory}/pid"
         Path(self.pid_file).write_text(f"{os.getpid()}\n", encoding="ascii")
         os.chmod(self.pid_file, 0o644)
-        self.outputs = Spares(directory / "spare-outputs", 0o600, 2 * SPARE_JOBS)
-        self.scripts = Spares(directory / "spare-scripts", 0o700, SPARE_JOBS)
-        self.works = SpareDirectories(directory / "spare-work")
+        places = Places(directory / "spare-places")
+        outputs, scripts = directory / "spare-outputs", directory / "spare-scripts"
+        self.outputs = Spares(outputs, 0o600, 2 * SPARE_JOBS, places)
+        self.scripts = Spares(scripts, 0o700, SPARE_JOBS, places)
+        self.works = SpareDirectories(places, "work")
         self._journal_path = directory / "journal"
         for record in self._lines():
             self._fold(record)
@@ -245,7 +247,7 @@ class Spool:
         return path
 
     def put_outputs(self, job: str) -> None:
-        """Have empty files where a new job will write, as far as there are spare ones."""
+        """Have empty files where a new job will write."""
         for stream in _STREAMS:
             self.outputs.put_at(self.output(job, stream))
 

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from services.runner.spares import MOST_BYTES, SpareDirectories, Spares
+from services.runner.spares import MOST_BYTES, Places, SpareDirectories, Spares
 
 
 @pytest.fixture
-def spares(tmp_path: Path) -> Spares:
-    return Spares(tmp_path / "spare", 0o600, most=2)
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "places")
+
+
+@pytest.fixture
+def spares(tmp_path: Path, places: Places) -> Spares:
+    return Spares(tmp_path / "spare", 0o600, 2, places)
 
 
 def written(path: Path, content: bytes = b"old") -> Path:
@@ -24,15 +29,17 @@ def test_a_file_is_used_again_under_its_new_name_and_empty(spares: Spares, tmp_p
     old = written(tmp_path / "j1.out")
     inode = old.stat().st_ino
     spares.keep(old)
-    assert spares.put_at(tmp_path / "j2.out")
+    spares.put_at(tmp_path / "j2.out")
     assert not old.exists()
     assert (tmp_path / "j2.out").stat().st_ino == inode
     assert (tmp_path / "j2.out").read_bytes() == b""
 
 
-def test_without_a_spare_file_nothing_happens(spares: Spares, tmp_path: Path) -> None:
-    assert not spares.put_at(tmp_path / "j1.out")
-    assert not (tmp_path / "j1.out").exists()
+def test_without_a_spare_file_a_new_one_takes_the_place(spares: Spares, tmp_path: Path) -> None:
+    written(tmp_path / "j1.out")
+    spares.put_at(tmp_path / "j1.out")
+    assert (tmp_path / "j1.out").read_bytes() == b""
+    assert (tmp_path / "j1.out").stat().st_mode & 0o7777 == 0o600
 
 
 def test_a_file_that_somebody_has_open_is_deleted(spares: Spares, tmp_path: Path) -> None:
@@ -41,14 +48,14 @@ def test_a_file_that_somebody_has_open_is_deleted(spares: Spares, tmp_path: Path
         with open(written(tmp_path / "j1.out"), mode):
             spares.keep(tmp_path / "j1.out")
     assert not (tmp_path / "j1.out").exists()
-    assert not spares.put_at(tmp_path / "j2.out")
+    assert len(spares) == 0
 
 
 def test_a_file_with_another_name_is_deleted(spares: Spares, tmp_path: Path) -> None:
     written(tmp_path / "j1.out")
     os.link(tmp_path / "j1.out", tmp_path / "mine")
     spares.keep(tmp_path / "j1.out")
-    assert not spares.put_at(tmp_path / "j2.out")
+    assert len(spares) == 0
     assert (tmp_path / "mine").read_bytes() == b"old"
 
 
@@ -58,55 +65,59 @@ def test_a_link_in_its_place_is_deleted_and_not_followed(spares: Spares, tmp_pat
     spares.keep(tmp_path / "j1.out")
     assert not (tmp_path / "j1.out").is_symlink()
     assert (tmp_path / "precious").read_bytes() == b"old"
-    assert not spares.put_at(tmp_path / "j2.out")
+    assert len(spares) == 0
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o700])
 def test_a_file_that_others_may_use_is_deleted(spares: Spares, tmp_path: Path, mode: int) -> None:
     written(tmp_path / "j1.out").chmod(mode)
     spares.keep(tmp_path / "j1.out")
-    assert not spares.put_at(tmp_path / "j2.out")
+    assert len(spares) == 0
 
 
 def test_a_large_file_is_deleted(spares: Spares, tmp_path: Path) -> None:
     written(tmp_path / "j1.out")
     os.truncate(tmp_path / "j1.out", MOST_BYTES + 1)
     spares.keep(tmp_path / "j1.out")
-    assert not spares.put_at(tmp_path / "j2.out")
+    assert len(spares) == 0
 
 
 def test_no_more_are_kept_than_wanted(spares: Spares, tmp_path: Path) -> None:
     for number in range(3):
         spares.keep(written(tmp_path / f"j{number}.out"))
-    assert [spares.put_at(tmp_path / f"k{number}") for number in range(3)] == [True, True, False]
+    assert len(spares) == 2
+    assert not any((tmp_path / f"j{number}.out").exists() for number in range(3))
 
 
-def test_what_an_earlier_runner_kept_is_used_again(spares: Spares, tmp_path: Path) -> None:
+def test_what_an_earlier_runner_kept_is_used_again(
+    spares: Spares, places: Places, tmp_path: Path
+) -> None:
     spares.keep(written(tmp_path / "j1.out"))
     spares.make()
-    later = Spares(tmp_path / "spare", 0o600, most=2)
+    later = Spares(tmp_path / "spare", 0o600, 2, places)
     later.make()
     assert len(later) == 3
-    names = [tmp_path / name for name in ("j2", "j3", "j4")]
-    assert [later.put_at(name) for name in names] == [True, True, True]
-    assert [name.read_bytes() for name in names] == [b"", b"", b""]
+    for name in ("j2", "j3", "j4"):
+        later.put_at(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == b""
+    assert len(later) == 0
 
 
 def test_a_file_made_in_advance_is_ours_alone(spares: Spares, tmp_path: Path) -> None:
     spares.make()
-    assert spares.put_at(tmp_path / "j1.out")
+    spares.put_at(tmp_path / "j1.out")
     assert (tmp_path / "j1.out").stat().st_mode & 0o7777 == 0o600
     spares.keep(tmp_path / "j1.out")
     assert len(spares) == 1
 
 
 def test_a_directory_is_empty_and_ours_alone_whether_made_in_advance_or_not(
-    tmp_path: Path,
+    places: Places, tmp_path: Path
 ) -> None:
-    earlier = SpareDirectories(tmp_path / "spare")
+    earlier = SpareDirectories(places, "work")
     for _ in range(3):
         earlier.make()
-    spares = SpareDirectories(tmp_path / "spare")
+    spares = SpareDirectories(places, "work")
     spares.make()
     assert len(spares) == 4
     for job in range(6):
@@ -117,9 +128,9 @@ def test_a_directory_is_empty_and_ours_alone_whether_made_in_advance_or_not(
     assert len(spares) == 0
 
 
-def test_a_directory_that_is_in_use_is_not_replaced(tmp_path: Path) -> None:
+def test_a_directory_that_is_in_use_is_not_replaced(places: Places, tmp_path: Path) -> None:
     """The input files of a job are fetched before it is started."""
-    spares = SpareDirectories(tmp_path / "spare")
+    spares = SpareDirectories(places, "work")
     spares.make()
     (tmp_path / "j1").mkdir()
     written(tmp_path / "j1" / "input")
@@ -129,7 +140,7 @@ def test_a_directory_that_is_in_use_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_file_is_not_open_for_writing_while_it_is_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process started in that moment inherits the descriptor, and no busy file can be run."""
     script = written(tmp_path / "j1", b"#!/bin/sh\nexit 7\n")
@@ -141,7 +152,7 @@ def test_a_file_is_not_open_for_writing_while_it_is_looked_at(
         codes.append(subprocess.run([script], check=False).returncode)
         return os.fstat(file)
 
-    spares = Spares(tmp_path / "spare", 0o700, most=2)
+    spares = Spares(tmp_path / "spare", 0o700, 2, places)
     monkeypatch.setattr("services.runner.spares.os.fstat", run_and_look)
     spares.keep(script)
     assert codes == [7]

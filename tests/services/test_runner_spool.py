@@ -171,10 +171,10 @@ def test_files_for_coming_jobs_are_made_in_advance(
         assert spool.stock()
         stocked.append(spool.is_stocked)
     assert stocked == [False, False, True, True]
-    patterns = ("spare-work/*/*", "spare-scripts/*", "spare-outputs/*")
+    patterns = ("spare-places/*/work-*", "spare-scripts/*", "spare-outputs/*")
     assert [len(list(tmp_path.glob(pattern))) for pattern in patterns] == [3, 3, 6]
     assert (spool.put_work("j1"), spool.is_stocked) == (spool.work("j1"), False)
-    assert len(list(tmp_path.glob("spare-work/*/*"))) == 2
+    assert len(list(tmp_path.glob("spare-places/*/work-*"))) == 2
     spool.close()
 
 
