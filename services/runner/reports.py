@@ -14,8 +14,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-import nh3
-
 from domain.facts import Json
 from services.runner.news import REPORTS
 
@@ -59,6 +57,8 @@ def safe_html(content: str) -> str:
     """Html reduced to harmless elements and attributes: no scripts, styles, forms or frames."""
     if _is_tangled(content):
         return text_to_html(content)
+    import nh3  # a megabyte that most runners never need
+
     clean = nh3.clean(
         content,
         tags=set(_TAGS),
@@ -113,6 +113,8 @@ def shown_report(fields: Json, expand: Callable[[str], str]) -> Json:
     report = fields[kind]
     convert = {"html": safe_html, "markdown": markdown_to_html, "text": text_to_html}[kind]
     shown = {"content": convert(expand(report["content"]))}
+    import nh3
+
     for label in ("title", "caption"):
         if report.get(label):
             shown[label] = nh3.clean(expand(report[label]), tags=set())

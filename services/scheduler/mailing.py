@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate
 
-import nh3
-
 from domain.acting import Outcome
 from domain.facts import Json
 from domain.macros import expand_text
@@ -130,6 +128,7 @@ def compose(notice: Notice, log_tail: str) -> Mail:
 
 def as_html(markdown: str) -> str:
     """The body as HTML in which nothing of a job's output is active."""
+    import nh3
     from markdown_it import MarkdownIt
 
     return nh3.clean(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown))
