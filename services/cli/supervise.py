@@ -26,6 +26,7 @@ from types import FrameType, TracebackType
 from typing import IO
 
 from services.errors import StartupError
+from services.ledger.embedded import allow_late_timers
 
 # A child that ends with this status said why in its last line. At first, starting it again is no
 # use; later the reason may pass, a full disk for instance.
@@ -49,7 +50,7 @@ _PIDFILE_FD = 3
 
 @dataclass(slots=True)
 class Child:
-    """One process to keep running: a program with arguments, or a function giving the status.
+    """One process to keep running: a program (nats-server), or a function giving the status.
 
     `last` children are stopped after the others.
     """
@@ -290,6 +291,7 @@ def _fork(child: Child, output: int, pidfile: int) -> int:
             os.set_inheritable(_PIDFILE_FD, False)
             status = child.work()
         else:
+            allow_late_timers()
             os.execv(child.work[0], list(child.work))  # noqa: S606 - our own command, no shell
     except BaseException:
         traceback.print_exc()
