@@ -227,10 +227,12 @@ def test_pidfiles_name_the_services_and_secrets_are_private(running: Up) -> None
         assert stat.S_IMODE((running.home / private).stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at others' timers")
 def test_nats_server_alone_may_have_late_timers(running: Up) -> None:
     slack = {name: Path(f"/proc/{running.pid(name)}/timerslack_ns") for name in SERVICES}
     assert int(slack.pop("nats").read_text()) == 1_000_000
-    assert {int(file.read_text()) for file in slack.values()} == {50_000}
+    ours = Path("/proc/self/timerslack_ns").read_text()
+    assert {file.read_text() for file in slack.values()} == {ours}
 
 
 def test_no_credential_is_in_any_command_line(running: Up) -> None:
