@@ -34,7 +34,7 @@ CANNOT_START = 78
 # Dead children are back within a second; one that dies at once is not started in a busy loop.
 RESTART_WAIT = 0.5
 _SHORT_LIFE = 1.0
-# A child that never stayed up is given up after this many tries.
+# At first, a child that never stayed up is given up after this many tries.
 _MOST_FAILURES = 6
 # Services get this long (seconds) to end by themselves, nats-server after them: below 5 together.
 STOP_WAIT = 3.6
@@ -185,7 +185,7 @@ class Supervisor:
             child.short_lives, child.stayed_up = 0, True
         if status == CANNOT_START and not self.settled:
             raise StartupError(self._last_words(child))
-        if not child.stayed_up and child.short_lives >= _MOST_FAILURES:
+        if not (self.settled or child.stayed_up) and child.short_lives >= _MOST_FAILURES:
             raise StartupError(f"The {child.name} does not stay up; see {self._log(child)}.")
         child.due = time.monotonic() + (RESTART_WAIT if child.short_lives else 0)
         self._announce(f"{child.name} {_how(status)}; it is started again.")

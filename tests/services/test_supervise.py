@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from services.cli import supervise
 from services.cli.supervise import _SHORT_LIFE, CANNOT_START, Child, Supervisor, holder_of
 from services.errors import StartupError
 
@@ -76,6 +77,16 @@ def test_what_once_was_up_is_started_again_whatever_it_says(
     family.start(child(f"exit {CANNOT_START}"))
 
     wait_for(family, lambda: len(said) > 1, "not started again")
+
+
+def test_what_is_killed_again_and_again_is_never_given_up_once_all_was_up(
+    family: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "RESTART_WAIT", 0.01)
+    family.settled = True
+    family.start(child("kill -9 $$"))
+
+    wait_for(family, lambda: len(said) > 2 * supervise._MOST_FAILURES, "not started again")
 
 
 def test_a_child_that_cannot_be_forked_is_tried_again(
@@ -175,6 +186,7 @@ def test_a_stop_signal_ends_the_waiting(family: Supervisor) -> None:
 def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     program = f"""
 import pathlib
+from services.cli import supervise
 from services.cli.supervise import Child, Supervisor
 here = pathlib.Path({str(tmp_path)!r})
 with Supervisor(here, here, print, verbose=False) as family:
