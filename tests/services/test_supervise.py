@@ -186,7 +186,6 @@ def test_a_stop_signal_ends_the_waiting(family: Supervisor) -> None:
 def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     program = f"""
 import pathlib
-from services.cli import supervise
 from services.cli.supervise import Child, Supervisor
 here = pathlib.Path({str(tmp_path)!r})
 with Supervisor(here, here, print, verbose=False) as family:
