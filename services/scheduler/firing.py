@@ -29,8 +29,10 @@ from projections.event_state import EventStates
 from projections.schedule import EventSchedule, Schedule, Stretch, counter_after
 from services.settings import Settings
 
-# A round takes on about this many fires, so that dispatch is never kept waiting for long.
-ROUND = 250
+# A round takes on about this many fires, so that the first start while others are decided.
+MANY = 250
+# While rounds are full, so many: each waits for NATS, where these and some jobs are one batch.
+MOST = 900
 # Due minutes evaluated in one round, missed ones included: some 0.1 s of work.
 LOOKED_AT = 20_000
 TICK_AFTER_FIRES = 60.0  # seconds; bounds what a successor evaluates again
@@ -67,12 +69,14 @@ class Firing:
         self.questions: dict[str, deque[Question]] = {}
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
-        self._unarmed: list[str] = []  # evaluated in the last round: launching them came first
+        self._unarmed: list[str] = []  # evaluated in this second: launching others comes first
+        self._second = 0
         self._reached: dict[str, _Reached] = {}
         self._asked: dict[str, dict[str, float]] = {}
         self._answered: deque[tuple[Question, Answer]] = deque()
         self._ticked = 0.0
         self._fired_since_tick = False
+        self._room = MANY
         self._braked: Counter[int] = Counter()
         self._requested: Counter[str] = Counter()
         self._rules: dict[f.MadeOf, Rules] = {}
@@ -88,6 +92,7 @@ class Firing:
         self.questions.clear()
         self._ticked = now - TICK_ANYWAY
         self._fired_since_tick = True
+        self._room = MANY
         for event in self.schedule.events:
             self.arm(event)
 
@@ -145,20 +150,23 @@ class Firing:
 
     def decide(self, now: float) -> list[Decision]:
         """What is due at `now`, oldest first, as far as one round takes it."""
-        self._arm_evaluated()
+        if int(now) != self._second:
+            self._second = int(now)
+            self._arm_evaluated()
         self._braked.clear()
         self._requested.clear()
         self._rules.clear()
         decisions = [*self._settle_answers(now), *self._startups(now)]
         looked_at = 0
-        while len(decisions) < ROUND and looked_at < LOOKED_AT:
+        while len(decisions) < self._room and looked_at < LOOKED_AT:
             due = self._top()
             if due is None or due > now:
                 break
             _, event = heapq.heappop(self._heap)
-            found, minutes = self._evaluate(event, now, ROUND - len(decisions))
+            found, minutes = self._evaluate(event, now, self._room - len(decisions))
             decisions += found
             looked_at += minutes
+        self._room = MANY if len(decisions) < self._room else MOST
         self._fired_since_tick = self._fired_since_tick or bool(decisions)
         return decisions or self._tick(now)
 
@@ -353,7 +361,7 @@ class Firing:
 
     def _startups(self, now: float) -> Iterator[Decision]:
         """Launches that a start of the service owes (scheduling.md 4.1)."""
-        for event, owed in list(self.schedule.startups.items())[:ROUND]:
+        for event, owed in list(self.schedule.startups.items())[:MANY]:
             stretch = self.schedule.events[event].current
             key = f.FireKey(anchor=owed.anchor, trigger=owed.index, due=float(owed.due))
             made_of = self.schedule.made_of(stretch)

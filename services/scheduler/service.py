@@ -34,7 +34,7 @@ from services.ledger.vault import Vault
 from services.scheduler.acting import Acting, Surroundings
 from services.scheduler.asking import Asking
 from services.scheduler.dispatching import Dispatching
-from services.scheduler.firing import Firing
+from services.scheduler.firing import MANY, Firing
 from services.scheduler.launching import answer_launches
 from services.scheduler.leadership import Leadership
 from services.scheduler.mailing import Mailer
@@ -45,10 +45,10 @@ from services.scheduler.upkeep import Upkeep
 from services.scheduler.web_hooks import WebHooks
 from services.settings import Settings
 
-# Decisions about jobs in a round, beside about as many fires. Small, so that runners start the
-# first of many jobs while the others are decided; a larger batch costs NATS hardly less per fact.
+# Decisions about jobs in a round, beside some fires. Small, so that runners start the first of
+# many jobs while the others are decided; a larger batch costs NATS hardly less per fact.
 ROUND = 250
-# So many about jobs while more fires are due: no fewer than runners can start meanwhile, and the
+# So many about jobs in a round of many fires: no fewer than runners can start meanwhile, and the
 # last of 2,000 requests stands on the ledger in three quarters of the time.
 WHILE_FIRING = 60
 # The loop's timers know milliseconds only; the last of them before a fire is waited out exactly.
@@ -200,8 +200,7 @@ class Scheduler:
     def decide(self, now: float) -> list[tuple[str, f.Fact]]:
         """One round of decisions on the fold as it is; [] when there is nothing to do."""
         fires = self.firing.decide(now)
-        due = self.firing.next_due()
-        limit = ROUND if due is None or due > now else WHILE_FIRING
+        limit = ROUND if len(fires) < MANY else WHILE_FIRING
         decisions = self.dispatching.decide(now, limit) + fires
         self.asking.look()
         return decisions + self.upkeep.decisions(2 * ROUND - len(decisions))

@@ -20,7 +20,7 @@ from projections.active_jobs import ActiveJobs, StoredJobs
 from projections.definitions import Definitions, StoredDefinitions
 from projections.event_state import EventStates, StoredEventStates
 from projections.schedule import Schedule, StoredSchedule
-from services.scheduler.firing import ROUND, Decision, Firing
+from services.scheduler.firing import MANY, MOST, Decision, Firing
 from services.settings import Settings
 
 ANNA = f.Actor(type="user", id="anna")
@@ -289,10 +289,23 @@ def test_a_clock_that_jumps_back_fires_nothing_twice(clock: Clockwork) -> None:
 def test_catch_up_replays_a_long_gap_in_rounds(clock: Clockwork) -> None:
     clock.event(MINUTELY, on("catchup"))
     clock.now = NOON + 60 * 4999
-    assert len(clock.decide()) == ROUND
+    assert len(clock.decide()) == MANY
     clock.take_over()
     clock.run()
     assert clock.fired() == [60 * n for n in range(5000)]
+
+
+def test_many_due_at_once_come_in_a_small_round_and_then_in_large_ones(clock: Clockwork) -> None:
+    events = MANY + 2 * MOST + 1
+    for number in range(events):
+        clock.event(MINUTELY, id=f"e{number}")
+    clock.now = NOON + 0.01
+    rounds = [clock.decide() for _ in range(4)]
+    assert [len(decisions) for decisions in rounds] == [MANY, MOST, MOST, 1]
+    assert {fact.event for decisions in rounds for _, fact in decisions} == {
+        f"e{n}" for n in range(events)
+    }
+    assert clock.firing.next_due() == NOON + 60
 
 
 def test_a_backlog_does_not_hold_up_others(clock: Clockwork) -> None:
