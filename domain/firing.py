@@ -6,8 +6,10 @@ nor what was launched before: both are passed in.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from domain import facts as f
 from domain.assembly import Made
@@ -17,8 +19,7 @@ from domain.limits import first_enabled
 from domain.triggers import Fire
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True, gc=False):
     """One launch that is due. Its job's id follows from `event` and `key`.
 
     now: the job's nominal time, Unix seconds
@@ -32,7 +33,7 @@ class Launch:
     username: str
     source: str
     now: float
-    params: Json = field(default_factory=dict)
+    params: Json = {}
     tags: tuple[str, ...] = ()
     data: Json | list[Any] | None = None
     until: float | None = None

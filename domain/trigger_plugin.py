@@ -5,8 +5,10 @@ Pure: the process that answers is elsewhere. Must not know what becomes of a lau
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeGuard
+
+from msgspec.structs import replace
 
 from domain.facts import Json
 from domain.firing import Launch

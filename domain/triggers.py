@@ -16,9 +16,10 @@ those it was made with. Who asks often keeps the plan: reading triggers costs mo
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+
+from msgspec import Struct
 
 from domain.civil import dargs
 from domain.facts import Json
@@ -46,8 +47,7 @@ HORIZON = 10 * 366 * 86_400  # how far on a next due time is looked for; 29 Febr
 MISSED_CAP = 100_000  # missed fires are counted up to here (design 5)
 
 
-@dataclass(frozen=True, slots=True)
-class Fire:
+class Fire(Struct, frozen=True, gc=False):
     """One launch that is due. `params`, `data` and `plugin` are the stored objects: do not change.
 
     due: nominal time in unix seconds, minute + offset; the job's `now`
@@ -74,8 +74,7 @@ class Fire:
     plugin: Json | None
 
 
-@dataclass(frozen=True, slots=True)
-class Minute:
+class Minute(Struct, frozen=True, gc=False):
     """The part of a due minute that falls into the stretch asked for.
 
     fires: by due second, then by the list order of their triggers; empty when nth skips the minute
@@ -89,8 +88,7 @@ class Minute:
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Missed:
+class Missed(Struct, frozen=True, gc=False):
     """Fires of a gap that will not be launched: `count` (capped) of them, due in first..last."""
 
     first: int
@@ -98,8 +96,7 @@ class Missed:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class CatchUp:
+class CatchUp(Struct, frozen=True, gc=False):
     """What to do about a stretch of time that may be a gap.
 
     minutes: what to launch, oldest first

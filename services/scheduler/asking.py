@@ -8,9 +8,9 @@ again what is not on the ledger.
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import structlog
+from msgspec.structs import replace
 
 from domain.assembly import NOTHING, assemble
 from domain.facts import Json

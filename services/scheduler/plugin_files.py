@@ -12,11 +12,12 @@ import itertools
 import os
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 import structlog
+from msgspec.structs import replace
 
 from domain.facts import Json
 from domain.ids import make_id
