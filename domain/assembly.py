@@ -6,7 +6,7 @@ Knows nothing of what happens to the job afterwards.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -38,6 +38,7 @@ _NAMING = frozenset({"id", "event", "source", "username", "now", *_ORIGIN, *_MAR
 # What a limit or an action carries after it was used; never inherited by a new job.
 _RUNTIME = frozenset({"date", "msg", "code", "description", "details", "elapsed_ms", "active"})
 _MOST_TEMPLATES = 2000
+T = TypeVar("T")
 # Macros that mention these wait until a server is chosen (execution.md 4).
 DEFERRED = frozenset({"server", "groups"})
 
@@ -86,6 +87,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self._templates: dict[MadeOf, Template | None] = {}
+        self._met: dict[MadeOf, None] = {}
 
     def spec(self, made: Made, request: JobRequested) -> JobSpec:
         """As `assemble`; `made` are the records that the request's `made_of` names."""
@@ -94,12 +96,24 @@ class Assembly:
         return alike or assemble(made, request)
 
     def _template(self, made_of: MadeOf, made: Made) -> Template | None:
-        """The template of the records at these sequences, which never change."""
-        if made_of not in self._templates:
-            if len(self._templates) >= _MOST_TEMPLATES:
-                del self._templates[next(iter(self._templates))]
-            self._templates[made_of] = template_of(made)
-        return self._templates[made_of]
+        """The template of the records at these sequences, which never change.
+
+        It costs more than a job without one: their first job does not make it.
+        """
+        if made_of in self._templates:
+            return self._templates[made_of]
+        if made_of not in self._met:
+            _keep(self._met, made_of, None)
+            return None
+        del self._met[made_of]
+        return _keep(self._templates, made_of, template_of(made))
+
+
+def _keep(memory: dict[MadeOf, T], made_of: MadeOf, value: T) -> T:
+    if len(memory) >= _MOST_TEMPLATES:
+        del memory[next(iter(memory))]
+    memory[made_of] = value
+    return value
 
 
 def template_of(made: Made) -> Template | None:
@@ -109,10 +123,9 @@ def template_of(made: Made) -> Template | None:
     """
     head = _head(made)
     params = _given_params(head, made, _NOBODY)
-    texts = (str(made.plugin.get("command")), *params.values())
     if (
         made.event.get("algo") == "multiplex"
-        or any("{{" in text for text in texts if isinstance(text, str))
+        or _with_macros((str(made.plugin.get("command")), *params.values()))
         or any(name.startswith(OVERRIDE) for name in params)
     ):
         return None
@@ -298,21 +311,26 @@ def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset
 
     Returns the names of those that wait for a server.
     """
-    fields = _objects(document.get("fields"))
     params = _given_params(document, made, request)
-    first = {"id": request.first_attempt or request.job, "params": params}
-    context = param_context(document | first)
-    field_ids = [str(f.get("id")) for f in fields]
-    deferred = deferred_params(params, field_ids, DEFERRED)
-    params = expand_params(params, field_ids, context, defer=DEFERRED)
+    deferred: frozenset[str] = frozenset()
+    if _with_macros((document["command"], *params.values())):
+        first = {"id": request.first_attempt or request.job, "params": params}
+        context = param_context(document | first)
+        field_ids = [str(f.get("id")) for f in _objects(document.get("fields"))]
+        deferred = deferred_params(params, field_ids, DEFERRED)
+        params = expand_params(params, field_ids, context, defer=DEFERRED)
+        document["command"] = expand_text(document["command"], context | {"params": params})
     document["params"] = params
-    document["command"] = expand_text(document["command"], context | {"params": params})
     document.update(sound(overrides_of({k: v for k, v in params.items() if k not in deferred})))
-    for key in ("uid", "gid"):
-        locked = any(d.get("id") == key and d.get("locked") for d in _plugin_params(made))
-        if locked and params.get(key):
+    for definition in _plugin_params(made):
+        key = definition.get("id")
+        if key in ("uid", "gid") and definition.get("locked") and params.get(key):
             document[key] = params[key]
     return deferred
+
+
+def _with_macros(values: Iterable[object]) -> bool:
+    return any(isinstance(value, str) and "{{" in value for value in values)
 
 
 def _given_params(document: Json, made: Made, request: JobRequested) -> Json:
