@@ -274,7 +274,7 @@ def _is_zone(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and value in known_zones()
 
 
-def hits(plan: Plan, lo: int, hi: int) -> Iterator[tuple[int, list[Launcher]]]:
+def hits(plan: Plan, lo: int, hi: int) -> Iterator[tuple[int, Sequence[Launcher]]]:
     """Yield each minute of [lo, hi) inside the windows with the launchers that hit it."""
     if not plan.launchers:
         return
@@ -287,7 +287,10 @@ def hits(plan: Plan, lo: int, hi: int) -> Iterator[tuple[int, list[Launcher]]]:
 
 def _hits_within(
     launchers: tuple[Launcher, ...], lo: int, hi: int
-) -> Iterator[tuple[int, list[Launcher]]]:
+) -> Iterator[tuple[int, Sequence[Launcher]]]:
+    if len(launchers) == 1:  # most have only one
+        yield from ((minute, launchers) for minute in _hits_of(launchers[0], lo, hi))
+        return
     upcoming = [launcher.when.next_minute(lo, hi) for launcher in launchers]
     while (minute := min((m for m in upcoming if m is not None), default=None)) is not None:
         yield minute, [hit for hit, m in zip(launchers, upcoming, strict=True) if m == minute]
@@ -297,3 +300,9 @@ def _hits_within(
             launcher.when.next_minute(minute + 60, hi) if m == minute else m
             for launcher, m in zip(launchers, upcoming, strict=True)
         ]
+
+
+def _hits_of(launcher: Launcher, lo: int, hi: int) -> Iterator[int]:
+    while lo < hi and (minute := launcher.when.next_minute(lo, hi)) is not None:
+        yield minute
+        lo = minute + 60

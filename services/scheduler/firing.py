@@ -414,7 +414,7 @@ class Firing:
 
 
 def _holds(entry: EventSchedule, stretch: Stretch) -> bool:
-    return any(known is stretch for known in entry.stretches)
+    return stretch in entry.stretches  # itself, not one that equals it
 
 
 def _following(entry: EventSchedule, reached: _Reached) -> _Reached:
