@@ -67,9 +67,10 @@ class Stack:
         return {name: int((self.home / "run" / f"{name}.pid").read_text()) for name in SERVICES}
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds used so far, by service; `children` is what the runner has waited for.
+        """CPU seconds used so far, by service; `children` are the jobs that have ended.
 
-        Of another server `all` of its processes together, or nothing if they are not known.
+        The runner's keeper, whose children they are, counts as the runner. Of another server `all`
+        of its processes together, or nothing if they are not known.
         """
         if self.home is None:
             return {"all": _tree_cpu(self.pid)} if self.pid is not None else {}
@@ -78,6 +79,10 @@ class Stack:
             used[name], children = cpu_of(pid)
             if name == "runner":
                 used["children"] = children
+                for keeper in _children(pid):
+                    own, children = cpu_of(keeper)
+                    used["runner"] += own
+                    used["children"] += children
         return used
 
     def memory(self) -> dict[str, float]:
@@ -105,9 +110,14 @@ def _tree_cpu(pid: int) -> float:
     total = 0.0
     with suppress(OSError):  # it may have ended just now
         total += sum(cpu_of(pid))
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(map(_tree_cpu, map(int, (task / "children").read_text().split())))
+        total += sum(map(_tree_cpu, _children(pid)))
     return total
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that this one has started and that still run."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Each is decided once, at the start: go on with the process, report how it ended, or start it
 now. A process is known by pid and start time under the same kernel boot; where the earlier
-runner died between starting it and writing that down, by the wrapper's line in `exits` or by
+runner died between starting it and writing that down, by its keeper's line in `exits` or by
 JOB_ID in its environment.
 """
 
@@ -10,17 +10,18 @@ import asyncio
 import os
 
 from services.logs import logger
-from services.runner import procfs
+from services.runner import children, procfs
+from services.runner.keeping import Keeping
 from services.runner.running import Run
 from services.runner.spool import Entry, Exit, Phase, Spool
 
-# A wrapper writes its first line within milliseconds of its start.
-BEGIN_WAIT = 1.0
+# A process that was being started when its keeper died shows its environment by then, in seconds.
+BEGIN_WAIT = 0.25
 
 log = logger("adoption")
 
 
-def adopt(run: Run, spool: Spool, exits: dict[int, Exit]) -> None:
+def adopt(run: Run, spool: Spool, keeping: Keeping, exits: dict[int, Exit]) -> None:
     """Let the run go on from where its entry says; the work itself happens in its own task."""
     entry = run.entry
     seen = exits.get(entry.order)
@@ -35,32 +36,41 @@ def adopt(run: Run, spool: Spool, exits: dict[int, Exit]) -> None:
         run.later(run.conclude_unseen(None))
     else:
         run.undecided = True
-        run.later(_find_process(run, spool, seen))
+        run.later(_find_process(run, spool, keeping, seen))
 
 
-async def _find_process(run: Run, spool: Spool, seen: Exit | None) -> None:
+async def _find_process(run: Run, spool: Spool, keeping: Keeping, seen: Exit | None) -> None:
     """The process may run, may have ended unseen, or may never have been started."""
     entry = run.entry
     if entry.phase is Phase.STARTED:
         if not await run.adopt(entry.pid, entry.start_ticks):
-            await run.conclude_unseen(_status(spool, entry))
+            await run.conclude_unseen(await _status(spool, entry, entry.pid))
         return
-    if seen is None:
-        await asyncio.sleep(BEGIN_WAIT)
+    if seen is None or not seen.pid:
+        await keeping.settled()
         seen = spool.read_exits().get(entry.order)
-    mark = _mark(spool, entry)
-    pid = seen.pid if seen else await asyncio.to_thread(procfs.find_leader, mark)
-    if pid is None:
+    if seen is None:
         run.decide_to_start()
         return
+    mark = _mark(spool, entry)
+    pid = seen.pid or await _pid_of(mark)
     process = procfs.read_process(pid)
     ours = process is not None and procfs.has_variables(pid, mark)
     if process is None or not ours or not await run.adopt(pid, process.start):
-        await run.conclude_unseen(_status(spool, entry))
+        await run.conclude_unseen(await _status(spool, entry, pid))
 
 
-def _status(spool: Spool, entry: Entry) -> int | None:
-    """What the wrapper wrote meanwhile; None if it was killed with its group."""
+async def _pid_of(mark: set[bytes]) -> int:
+    """The process that a keeper was starting when it died; 0 if there is none, or no more."""
+    await asyncio.sleep(BEGIN_WAIT)
+    return await asyncio.to_thread(procfs.find_leader, mark) or 0
+
+
+async def _status(spool: Spool, entry: Entry, pid: int) -> int | None:
+    """How the process ended: for us to see, or what its keeper wrote; None if nobody did."""
+    status = await children.gone(pid)
+    if status is not None:
+        return status
     seen = spool.read_exits().get(entry.order)
     return seen.status if seen else None
 

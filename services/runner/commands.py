@@ -17,9 +17,10 @@ from pathlib import Path
 
 from domain.facts import Json
 from services.runner.accounts import Account, account_of, own_account
-from services.runner.children import SHELL, Command
+from services.runner.children import Command
 from services.runner.environment import VERSION, Base, environment
 from services.runner.errors import CannotStart
+from services.runner.keeper import SHELL
 from services.runner.launches import Launch
 from services.runner.spool import Mode, Spool, write_all
 
@@ -37,7 +38,7 @@ _SHEBANG = re.compile(rb"#![ \t]*([^\s]+)")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything that `children.start` needs; `remarks` are lines for the job's activity."""
+    """Everything that `Keeping.start` needs; `remarks` are lines for the job's activity."""
 
     command: Command
     stdin: bytes

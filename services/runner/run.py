@@ -16,6 +16,7 @@ from services.exposition import scraped
 from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.founding import ledger_id
+from services.runner.children import inherit_jobs
 from services.runner.enrolment import connected
 from services.runner.procfs import machine_boot
 from services.runner.service import Identity, Runner, new_boot
@@ -25,6 +26,8 @@ from services.settings import Settings
 SERVER_ID = re.compile(r"[a-z0-9_]{1,128}")
 # NATS, or whoever founds the ledger, may still be starting.
 LEDGER_WAIT = 60.0
+# How often processes are let go of that were left by a job and came to us.
+REAP = 1.0
 # A twin answers within milliseconds; every start waits this long for nobody.
 TWIN_WAIT = 0.25
 
@@ -70,6 +73,8 @@ async def run_runner(
 
 
 async def _run(runner: Runner, finish: float) -> None:
+    inherit_jobs()
+    reaping = asyncio.create_task(_reap(runner))
     running = asyncio.create_task(runner.run())
     try:
         await asyncio.shield(running)
@@ -83,6 +88,14 @@ async def _run(runner: Runner, finish: float) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await running
         raise
+    finally:
+        reaping.cancel()
+
+
+async def _reap(runner: Runner) -> None:
+    while True:
+        await asyncio.sleep(REAP)
+        runner.reap()
 
 
 def server_id(directory: Path, wanted: str | None) -> str:

@@ -6,7 +6,6 @@ outbox delivers what it reports.
 """
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -22,11 +21,12 @@ from domain.macros import expand_text, param_context
 from domain.masking import Mask, Masking, Withheld
 from services.logs import logger
 from services.metrics import START_SECONDS
-from services.runner import children, procfs
+from services.runner import procfs
 from services.runner.children import Child, Streams
 from services.runner.commands import Host, Prepared, prepare
 from services.runner.errors import CannotStart
 from services.runner.inputs import fetch_inputs
+from services.runner.keeping import Keeping
 from services.runner.launches import HOOK_PLUGIN, Launch, Launches
 from services.runner.leftovers import Leftovers
 from services.runner.news import REPORTS, JobNews, Outcome, fold_message, live_fields
@@ -56,10 +56,11 @@ class Desk:
     """What all runs of a runner share.
 
     `changed` asks for a heartbeat soon. `ready` takes a run and what was asked for it: it is to be
-    started once the spool says so.
+    started once the spool says so. `lost` takes a run of which nobody knows if it was started.
     """
 
     spool: Spool
+    keeping: Keeping
     launches: Launches
     outbox: Outbox
     store: Store
@@ -69,6 +70,7 @@ class Desk:
     kill_timeout: float
     changed: Callable[[], None]
     ready: Callable[["Run", Launch], None]
+    lost: Callable[["Run"], None]
 
 
 class Run:
@@ -80,7 +82,7 @@ class Run:
         self.over = asyncio.Event()
         """Set once the main process is over."""
         self.undecided = False
-        """Whether it is not known yet if an earlier runner has started the process."""
+        """Whether it is not known yet if the process was started."""
         self._desk = desk
         self._done = done
         self._launch: Launch | None = None
@@ -88,15 +90,20 @@ class Run:
         self._news = JobNews()
         self._usage = Usage()
         self._activity: list[Json] = []
-        self._began = time.monotonic()
+        self._taken = self._began = time.monotonic()
         self._updated = time.time()
         self._task: asyncio.Task[None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
 
     @property
+    def pid(self) -> int | None:
+        """The main process, while it runs here."""
+        return self._child.pid if self._child else None
+
+    @property
     def session(self) -> int | None:
         """The session of the job's processes, while it runs here and is to be looked at."""
-        return self._child.pid if self._child and self.entry.mode.sampled else None
+        return self.pid if self.entry.mode.sampled else None
 
     @property
     def running(self) -> bool:
@@ -106,41 +113,55 @@ class Run:
     # --- beginning -------------------------------------------------------------------------------
 
     def start(self, launch: Launch) -> None:
-        """Start the process; that it starts is in the spool already. Never raises."""
-        entry, desk, taken = self.entry, self._desk, self._began
+        """Have the process started; that it starts is in the spool already. Never raises."""
+        entry, desk = self.entry, self._desk
         self._launch = launch
         try:
             prepared = prepare(launch, desk.spool, desk.host)
             desk.spool.put_outputs(entry.job)
-            output = self._open(prepared)
-            self._began, at, since = time.monotonic(), time.time(), procfs.ticks_now()
-            streams = self._streams(output, prepared)
-            tag = f"{entry.job} {entry.order}"
-            try:
-                pid = children.start(
-                    prepared.command,
-                    tag,
-                    prepared.stdin,
-                    streams,
-                    desk.spool.exits,
-                    desk.spool.pid_file,
-                )
-            finally:
-                if streams.err != streams.kept:
-                    os.close(streams.err)  # the process has it
+            streams = self._streams(self._open(prepared), prepared)
+            desk.keeping.start(
+                self,
+                entry.order,
+                entry.job,
+                prepared.command,
+                prepared.stdin,
+                streams,
+                desk.spool.exits,
+            )
         except CannotStart as error:
             self._conclude_without_process(1, str(error))
         except (OSError, ValueError) as error:
-            self._conclude_without_process(1, f"Child spawn error: {error}")
+            self.on_refusal(error)
         else:
-            self._watch(Child.started(pid, since), at)
-            START_SECONDS.observe(time.monotonic() - taken)
+            self.undecided = True
+
+    def on_start(self, child: Child, at: float, began: float) -> None:
+        """The process runs, since these Unix and monotonic seconds."""
+        self.undecided = False
+        self._began = began
+        START_SECONDS.observe(time.monotonic() - self._taken)
+        self._note_start(child, at)
+        if self.entry.abort is not None:
+            self._end_process()
+
+    def on_refusal(self, error: OSError | ValueError) -> None:
+        """The process cannot be started."""
+        self.undecided = False
+        if self.entry.abort is not None:
+            self._conclude_without_process("abort", self.entry.abort)
+        else:
+            self._conclude_without_process(1, f"Child spawn error: {error}")
+
+    def on_silence(self) -> None:
+        """Whoever should start the process died, before or after it did so."""
+        self._desk.lost(self)
 
     def _streams(self, output: JobOutput, prepared: Prepared) -> Streams:
         """What the process writes to. Where it may outlive its job, stderr must be a file."""
         out, err = output.out.descriptor, output.err.descriptor
         if self.entry.mode.kill == "none":
-            return Streams(out, err, err, err)
+            return Streams(out, err, None, err)
         account = prepared.command.account
         source, writing = make_pipe((account.uid, account.gid) if account else None)
         output.pour_from(source)
@@ -177,10 +198,11 @@ class Run:
         child = Child.adopted(pid, start_ticks)
         if child is None:
             return False
-        await self._reopen(children.take_stderr_of(pid))
+        await self._reopen()
         self.undecided = False
         self._began = time.monotonic() - procfs.age(start_ticks)
-        self._watch(child, self.entry.started or time.time())
+        self._note_start(child, self.entry.started or time.time())
+        child.watch(self.on_end)
         if self.entry.abort is not None:
             self._end_process()
         return True
@@ -228,6 +250,8 @@ class Run:
         entry, spool = self.entry, self._desk.spool
         account = prepared.command.account if prepared else None
         self._news.may_update_event = entry.mode.may_update
+        if self.output is not None:
+            self.output.close()
         self.output = JobOutput(
             spool.outputs_directory,
             entry.job,
@@ -254,14 +278,13 @@ class Run:
         self.note("WARNING: The output is withheld: the secrets to be masked are not known now.")
         return Withheld()
 
-    async def _reopen(self, stderr: int | None = None) -> None:
-        """The output as an earlier runner had read it; `stderr` is the pipe that it still is."""
+    async def _reopen(self) -> None:
+        """The output as an earlier runner had read it, if it is not open here."""
+        if self.output is not None:
+            return
         if self.entry.mode.passes or self.entry.mode.secret:
             self._launch = await self._fetched()
-        output = self._open(None)
-        if stderr is not None:
-            output.pour_from(stderr)
-        output.replay(self.entry.reads)
+        self._open(None).replay(self.entry.reads)
 
     async def _fetched(self) -> Launch | None:
         try:
@@ -269,14 +292,13 @@ class Run:
         except CannotStart:
             return None
 
-    def _watch(self, child: Child, at: float) -> None:
+    def _note_start(self, child: Child, at: float) -> None:
         entry, desk = self.entry, self._desk
         self._child = child
         if entry.phase is not Phase.STARTED:
             desk.spool.started(entry.order, child.pid, child.start, at)
         if not entry.told:
             self._tell_start()
-        child.watch(self._on_end)
 
     def _tell_start(self) -> None:
         entry = self.entry
@@ -325,7 +347,7 @@ class Run:
         kill = self.entry.mode.kill
         if kill == "none":
             self._child.forget()
-            self._on_end(None)
+            self.on_end(None, time.monotonic())
             return
         self._child.signal(signal.SIGTERM, kill)
         loop = asyncio.get_running_loop()
@@ -380,10 +402,11 @@ class Run:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _on_end(self, status: int | None) -> None:
-        """The main process is over; its output is read to what is there now."""
+    def on_end(self, status: int | None, now: float) -> None:
+        """The main process is over, or not waited for any longer: its output is read to here."""
         entry, desk = self.entry, self._desk
-        assert self._child is not None
+        if self._child is None:
+            return
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         if status is None and entry.abort is None:
@@ -392,7 +415,7 @@ class Run:
         if entry.mode.kill != "none":
             desk.leftovers.add(self._child.pid, time.monotonic())
         self._child = None
-        elapsed = time.monotonic() - self._began
+        elapsed = now - self._began
         desk.spool.ended(entry.order, status, max(entry.started + elapsed, entry.started))
         self.over.set()
         with self._guarded():

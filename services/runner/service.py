@@ -35,12 +35,12 @@ from services.ledger import live
 from services.ledger.connection import LedgerUnavailable
 from services.ledger.reader import Follower
 from services.logs import logger
-from services.runner import procfs
+from services.runner import children, procfs
 from services.runner.adoption import adopt
-from services.runner.children import prepare_process
 from services.runner.commands import Host, mode_of
 from services.runner.environment import Base, inherited
 from services.runner.errors import CannotStart
+from services.runner.keeping import Keeping
 from services.runner.launches import Launch, Launches
 from services.runner.leftovers import Leftovers
 from services.runner.outbox import Outbox
@@ -128,8 +128,10 @@ class Runner:
         self._idle = asyncio.Event()
         self._outbox = Outbox(ledger)
         self._leftovers = Leftovers()
+        self._keeping = Keeping(spool.directory)
         self._desk = Desk(
             spool=spool,
+            keeping=self._keeping,
             launches=Launches(
                 ledger,
                 identity.server,
@@ -150,11 +152,12 @@ class Runner:
             kill_timeout=kill_timeout,
             changed=self._changed.set,
             ready=self._on_fetched,
+            lost=self._find,
         )
 
     async def run(self) -> None:
         """Join, work, and leave when cancelled; when draining, leave after the last job."""
-        prepare_process()
+        children.prepare_process()
         self._spool.remove_strays()
         self._adopt_all()
         await self._join()
@@ -181,12 +184,18 @@ class Runner:
         finally:
             for run in self.runs.values():
                 run.cancel()
+            self._keeping.close()
             self._spool.remove_files(self._ended)
             if self._ledger.connected:
                 await answering.unsubscribe()
                 await hearing.unsubscribe()
             await self._leave("drained" if self.draining else "stopped")
             self.ended.set()
+
+    def reap(self) -> None:
+        """Let go of processes that jobs left to us and that have ended."""
+        if not any(run.undecided for run in self.runs.values()):  # one of them may be its
+            children.reap({self._keeping.pid, *(run.pid for run in self.runs.values())})
 
     @property
     def draining(self) -> bool:
@@ -205,7 +214,11 @@ class Runner:
         exits = self._spool.read_exits() if self._spool.entries else {}
         for entry in list(self._spool.entries.values()):
             run = self._new_run(entry.order)
-            adopt(run, self._spool, exits)
+            adopt(run, self._spool, self._keeping, exits)
+
+    def _find(self, run: Run) -> None:
+        """The keeper died before it told whether it has started this: as after a death of ours."""
+        adopt(run, self._spool, self._keeping, self._spool.read_exits())
 
     async def _join(self) -> None:
         me = self.identity

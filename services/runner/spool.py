@@ -1,10 +1,10 @@
 """The runner's memory on disk: which orders it holds and how far each one got (design.md 7).
 
     DIR/runner/lock      held while a runner uses this directory
-    DIR/runner/pid       whose process it is; wrappers read it (children.py)
+    DIR/runner/keeper    locked by the newest keeper for as long as it starts commands (keeping.py)
     DIR/runner/id        the generated server id
     DIR/runner/journal   one line of JSON per step of any job; `Entry` is folded from it
-    DIR/runner/exits     appended to by the wrappers (children.py): begin and end of each command
+    DIR/runner/exits     appended to by the keepers (keeper.py): begin and end of each command
     DIR/runner/output/   JOB.out and JOB.err, what the job's processes write
     DIR/runner/work/     one working directory per job
     DIR/runner/scripts/  one script file per job that has one
@@ -119,7 +119,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """What the wrapper of one order wrote: its pid, and the status once the command ended."""
+    """What a keeper wrote of one order: its pid, 0 before it had one, and the status at its end."""
 
     pid: int
     status: int | None = None
@@ -142,9 +142,6 @@ class Spool:
         self.ledger: str | None = None
         self._make_directories()
         self._lock = self._take_lock()
-        self.pid_file = f"{directory}/pid"
-        Path(self.pid_file).write_text(f"{os.getpid()}\n", encoding="ascii")
-        os.chmod(self.pid_file, 0o644)
         places = Places(directory / "spare-places")
         outputs, scripts = directory / "spare-outputs", directory / "spare-scripts"
         self.outputs = Spares(outputs, 0o600, 2 * SPARE_JOBS, places)
@@ -297,7 +294,7 @@ class Spool:
                     os.unlink(found.path)
 
     def read_exits(self) -> dict[int, Exit]:
-        """What the wrappers wrote, by order."""
+        """What the keepers wrote, by order."""
         found: dict[int, Exit] = {}
         for path in (self.directory / "exits.old", self.directory / "exits"):
             try:
@@ -524,7 +521,7 @@ def _add_read(reads: list[Read], read: Read) -> None:
 
 
 def _note_exit(found: dict[int, Exit], words: list[str]) -> None:
-    """One line of the wrappers: `begin JOB ORDER PID` or `end JOB ORDER STATUS`."""
+    """One line of the keepers: `begin JOB ORDER PID` or `end JOB ORDER STATUS`."""
     try:
         verb, _, order, number = words
         if verb == "begin":

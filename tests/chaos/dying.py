@@ -12,13 +12,15 @@ from typing import Any
 from domain.facts import Fact
 from services.cli import main
 from services.ledger.connection import Ledger
-from services.runner import children, run
+from services.runner import run
+from services.runner.keeping import Keeping
 from services.runner.reporting import Store
 from services.runner.spool import Spool
 
 RUNNER: dict[str, tuple[Any, str, str]] = {
     "order not saved": (Spool, "take", "before"),
-    "order saved, not started": (children, "start", "before"),
+    "order saved, not started": (Keeping, "start", "before"),
+    "asked for, not heard": (Keeping, "start", "after"),
     "started, not noted": (Spool, "started", "before"),
     "start noted, not reported": (Spool, "started", "after"),
     "start reported": (Spool, "told", "before"),

@@ -19,6 +19,7 @@ from tests.chaos.invariants import check_definitions, completions, wait_for_quie
 # The moments that every test run looks at; the others belong to `make chaos`.
 USUAL = (
     "order not saved",
+    "asked for, not heard",
     "started, not noted",
     "log stored, report not noted",
     "between fires",

@@ -2,9 +2,12 @@
 
 import asyncio
 import itertools
+import os
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,16 @@ from domain.facts import (
     JobFinished,
     JobStarted,
     Json,
+    LedgerFounded,
     MadeOf,
     Recorded,
+    ServerJoined,
     to_plain,
 )
 from services.ledger import live
 from services.ledger.chunks import read_chunks
 from services.ledger.connection import Ledger
+from services.ledger.embedded import EmbeddedNats
 from services.ledger.reader import Follower
 from services.runner.procfs import machine_boot
 from services.runner.service import Identity, Runner, new_boot
@@ -31,6 +37,7 @@ from services.runner.spool import Spool
 SCHEDULER = Actor(type="scheduler", id="1")
 SERVER = "s1"
 PATIENCE = 15.0
+ROOT = Path(__file__).parents[2]
 
 SHELL: Json = {
     "id": "shellplug",
@@ -135,6 +142,15 @@ class Bench:
         """The report of this kind for this order, or None."""
         found = (r.fact for r in self.reports if isinstance(r.fact, kind))
         return next((fact for fact in found if fact.order == order), None)
+
+    async def joined(self, count: int) -> None:
+        """Wait for the join of the runner that was started as number `count`, and order from it."""
+
+        def boots() -> list[str]:
+            return [r.fact.boot for r in self.reports if isinstance(r.fact, ServerJoined)]
+
+        await self.until(lambda: len(boots()) >= count, f"runner {count} did not join")
+        self.boot = boots()[-1]
 
     async def started(self, order: int) -> JobStarted:
         """The report that the order's process runs."""
@@ -242,3 +258,27 @@ async def running(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         spool.close()
+
+
+@asynccontextmanager
+async def founded(ledger: Ledger, directory: Path) -> AsyncIterator[Bench]:
+    """A stand-in scheduler on a founded ledger, for runners that are processes of their own."""
+    fact = LedgerFounded(at=time.time(), actor=Actor(type="system", id="s"), ledger="l1")
+    await ledger.append(fact, id="founded")
+    (directory / "runner").mkdir()
+    (directory / "runner" / "id").write_text(SERVER)
+    async with bench(ledger) as made:
+        yield made
+
+
+@contextmanager
+def runner_process(server: EmbeddedNats, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A runner of its own; killed at the end, its jobs are not."""
+    env = os.environ | {"JOBLEDGER_DATA_DIR": str(directory), "JOBLEDGER_NATS": server.url}
+    command = [sys.executable, "-m", "tests.services.runner_process"]
+    process = subprocess.Popen(command, env=env, cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()

@@ -150,7 +150,7 @@ async def test_the_child_reads_its_job_and_its_secrets(scheduler: Bench) -> None
 
 
 async def test_a_child_inherits_neither_ignored_signals_nor_descriptors(scheduler: Bench) -> None:
-    """The wrapper leaves no trace in the child."""
+    """Who starts it leaves no trace in the child."""
     script = "grep -E 'SigIgn|SigBlk' /proc/self/status; ls /proc/self/fd"
     finished = await scheduler.finished(await scheduler.script(script))
     lines = (await scheduler.log(finished)).split()
