@@ -47,13 +47,14 @@ class Streams:
     """The open descriptors of a job's output: what it writes to, and how its stderr is kept.
 
     `source` is the reading end of the pipe `err`, whose bytes go to the file `kept`; it is None
-    where stderr is itself that file.
+    where stderr is itself that file. `exits` is the spool's.
     """
 
     out: int
     err: int
     source: int | None
     kept: int
+    exits: int
 
 
 class Child:

@@ -6,6 +6,7 @@ not answer has to be found out. Knows nothing of orders but their number.
 """
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -85,31 +86,16 @@ class Keeping:
                 self._before = None
 
     def start(
-        self,
-        client: Client,
-        order: int,
-        job: str,
-        command: Command,
-        stdin: bytes,
-        streams: Streams,
-        exits: int,
+        self, client: Client, job: tuple[int, str], command: Command, stdin: bytes, streams: Streams
     ) -> None:
         """Have a command started in its own session, and the client told of all that follows.
 
-        `exits` is an open descriptor. `streams.err`, if it is a pipe, is closed here; `stdin` never
-        touches a disk. Raises OSError if there can be no keeper.
+        `job` is the order with the job's id. `streams.err`, if it is a pipe, is closed here, and
+        `stdin` never touches a disk. Raises OSError if there can be no keeper.
         """
-        own = [] if streams.source is None else [streams.err]
-        try:
-            message, files = _message(order, job, command, stdin, own)
-        except OSError:
-            _close(own)
-            raise
-        files[1:1] = [streams.out, streams.err, exits]
-        if streams.source is not None:
-            files[4:4] = [streams.source, streams.kept]
-        self._unsent.append(_Request(order, message, files, own))
-        self._asked[order] = client, command.argv[0]
+        request = _request(job, command, stdin, streams)
+        self._unsent.append(request)
+        self._asked[request.order] = client, command.argv[0]
         if self._socket is None:
             self._launch()
         if len(self._unsent) == 1:
@@ -176,8 +162,10 @@ class Keeping:
             except BlockingIOError:
                 asyncio.get_running_loop().add_writer(ours, self._go_on_sending, ours)
                 return
-            except OSError:
-                return  # it is dead, which is heard as well
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # of descriptors on their way
+                    asyncio.get_running_loop().call_later(LOOK, self._send)
+                return  # or it is dead, which is heard as well
             _close(self._unsent.popleft().own)
 
     def _go_on_sending(self, ours: socket.socket) -> None:
@@ -252,29 +240,35 @@ def _spawn_keeper(runner: int, lock: int) -> int:
     )
 
 
-def _message(
-    order: int, job: str, command: Command, stdin: bytes, own: list[int]
-) -> tuple[bytes, list[int]]:
-    """The request, and its first and perhaps last descriptor, which are added to `own`."""
-    account = command.account
-    message = json.dumps(
-        {
-            "order": order,
-            "job": job,
-            "argv": command.argv,
-            "env": command.env,
-            "cwd": command.cwd,
-            "account": account and (account.uid, account.gid, account.groups),
-            "files": _OPEN_FILES,
-        }
-    ).encode()
-    files = [_memory_file("stdin", stdin)]
-    own += files
-    if len(message) > keeper.LARGEST:
-        files.append(_memory_file("request", message))
-        own.append(files[-1])
-        message = b""
-    return message, files
+def _request(job: tuple[int, str], command: Command, stdin: bytes, streams: Streams) -> _Request:
+    own = [] if streams.source is None else [streams.err]
+    try:
+        account = command.account
+        own.append(_memory_file("stdin", stdin))
+        # The spool may begin a new file while this waits.
+        own.append(os.dup(streams.exits))
+        files = [own[-2], streams.out, streams.err, own[-1]]
+        if streams.source is not None:
+            files += [streams.source, streams.kept]
+        message = json.dumps(
+            {
+                "order": job[0],
+                "job": job[1],
+                "argv": command.argv,
+                "env": command.env,
+                "cwd": command.cwd,
+                "account": account and (account.uid, account.gid, account.groups),
+                "files": _OPEN_FILES,
+            }
+        ).encode()
+        if len(message) > keeper.LARGEST:
+            own.append(_memory_file("request", message))
+            files.append(own[-1])
+            message = b""
+    except OSError:
+        _close(own)
+        raise
+    return _Request(job[0], message, files, own)
 
 
 def _memory_file(name: str, content: bytes) -> int:

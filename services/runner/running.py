@@ -120,15 +120,8 @@ class Run:
             prepared = prepare(launch, desk.spool, desk.host)
             desk.spool.put_outputs(entry.job)
             streams = self._streams(self._open(prepared), prepared)
-            desk.keeping.start(
-                self,
-                entry.order,
-                entry.job,
-                prepared.command,
-                prepared.stdin,
-                streams,
-                desk.spool.exits,
-            )
+            job = entry.order, entry.job
+            desk.keeping.start(self, job, prepared.command, prepared.stdin, streams)
         except CannotStart as error:
             self._conclude_without_process(1, str(error))
         except (OSError, ValueError) as error:
@@ -160,12 +153,13 @@ class Run:
     def _streams(self, output: JobOutput, prepared: Prepared) -> Streams:
         """What the process writes to. Where it may outlive its job, stderr must be a file."""
         out, err = output.out.descriptor, output.err.descriptor
+        exits = self._desk.spool.exits
         if self.entry.mode.kill == "none":
-            return Streams(out, err, None, err)
+            return Streams(out, err, None, err, exits)
         account = prepared.command.account
         source, writing = make_pipe((account.uid, account.gid) if account else None)
         output.pour_from(source)
-        return Streams(out, writing, source, err)
+        return Streams(out, writing, source, err, exits)
 
     async def fetch_and_start(self) -> None:
         """Ask for what the order does not say; then it can start."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from services.runner.procfs import read_process
 from tests.chaos.dying import LEADER, MACHINE, RUNNER
 from tests.chaos.harness import Stack, eventually, job_event, of_kind, stack, start
 from tests.chaos.invariants import check_definitions, completions, wait_for_quiet
@@ -114,6 +115,9 @@ def test_a_job_that_a_reboot_of_the_machine_ended_is_not_started_again(
     (row,) = eventually(lambda: _active(one, id), "its start is reported")
     first.kill()
     first.wait()
+    process = read_process(row["pid"])
+    assert process is not None
+    os.kill(process.parent, signal.SIGKILL)  # who would tell how it ended
     os.killpg(row["pid"], signal.SIGKILL)
     (tmp_path / "again").touch()
     with dying(one, MACHINE, *runner_words(one, id), home=home):
