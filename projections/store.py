@@ -21,8 +21,8 @@ _CHECKED_SIZE = 64 * 1024 * 1024
 # The journal is carried over into the file when it has so many pages of 4 KiB: pages that change
 # with every job are then written there once for hundreds of jobs.
 _JOURNAL_PAGES = 4000
-# Rows per statement where there are many.
-_AT_ONCE = 50
+# Rows per statement where there are many: SQLite takes 32,766 values at most.
+_AT_ONCE = (1000, 100, 10)
 # Codes of errors after which the same call may succeed later.
 _PASSING = frozenset(
     {
@@ -163,11 +163,13 @@ def insert_all(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[
         return
     marks = f"({', '.join('?' * len(rows[0]))})"
     into = f"INSERT INTO {table} VALUES "  # noqa: S608 - our own names
-    end = len(rows) - len(rows) % _AT_ONCE
-    for start in range(0, end, _AT_ONCE):
-        values = [value for row in rows[start : start + _AT_ONCE] for value in row]
-        connection.execute(into + ", ".join([marks] * _AT_ONCE), values)
-    connection.executemany(into + marks, rows[end:])
+    start = 0
+    for many in _AT_ONCE:
+        while len(rows) - start >= many:
+            values = [value for row in rows[start : start + many] for value in row]
+            connection.execute(into + ", ".join([marks] * many), values)
+            start += many
+    connection.executemany(into + marks, rows[start:])
 
 
 def keep_state(connection: sqlite3.Connection, position: int, state: bytes) -> None:

@@ -26,7 +26,7 @@ from services.ledger.connection import Ledger
 from services.ledger.enrolment import answer_enrolments
 from services.ledger.live import listen
 from services.ledger.secrets import server_secret
-from services.pauses import avoid_pauses
+from services.pauses import avoid_pauses, take_turns
 from services.settings import Settings
 
 # Idle connections are kept this long, in seconds: new ones cost more than they hold (design.md 4).
@@ -47,6 +47,7 @@ async def run_gateway(settings: Settings) -> None:
     `settings.nats` is the URL of NATS; the ledger must have been founded. Raises StartupError
     with one sentence, LedgerError.
     """
+    take_turns()
     secret = server_secret(settings.data_dir)
     with listening(settings.host, settings.port) as listener:
         async with (

@@ -39,13 +39,14 @@ from services.errors import StartupError
 # An ephemeral job leaves no row; those who wait for its end still get it (api.md D15).
 KEPT_FOR = 120.0
 # Facts per transaction: more would only make readers wait longer.
-_BATCH = 5000
+_BATCH = 2500
 # A transaction costs far more than a row: facts are gathered this long (seconds), unless somebody
-# asks for what is not stored yet.
+# asks for what is not stored yet, or there is enough for one.
 _GATHER = 0.25
+_ENOUGH = 2000
 _READERS = 2
-# Folding in memory is faster than SQLite: it waits when so many facts are not stored yet.
-_MOST_PENDING = 2000
+# Folding in memory may be faster than SQLite: it waits when so many facts wait for the writer.
+_MOST_PENDING = 4000
 # Seconds between two looks at what may be forgotten.
 _SWEEP = 1.0
 
@@ -389,6 +390,8 @@ class HistoryWriter:
         if recorded.sequence <= self.position:
             return
         self._pending.append((recorded, final))
+        if len(self._pending) == _ENOUGH:
+            self._asked.set()
         if self._writing is None or self._writing.done():
             self._writing = self._loop.create_task(self._write())
 
@@ -407,8 +410,8 @@ class HistoryWriter:
 
     async def breathe(self) -> None:
         """Wait while too much is not stored yet, so that it does not fill the memory."""
-        if len(self._pending) > _MOST_PENDING:
-            await self._stored(self._pending[-_MOST_PENDING][0].sequence)
+        while len(self._pending) > _MOST_PENDING:
+            await self._stored(self._pending[0][0].sequence)
 
     def kept_states(self) -> list[tuple[int, bytes]]:
         """See store.kept_states; only before the first fact is added."""
@@ -462,8 +465,8 @@ class HistoryWriter:
                     future.set_result(None)
 
     async def _gather(self) -> None:
-        """Let more facts come, unless somebody waits for these."""
-        if not self._waiters:
+        """Let more facts come, unless somebody waits for these, or they are enough."""
+        if not self._waiters and len(self._pending) < _ENOUGH:
             self._asked.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GATHER):
