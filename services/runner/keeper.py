@@ -88,9 +88,10 @@ class Job:
         self.left = b""
 
     def note(self, line: str) -> None:
-        """Write to the spool's `exits`; a full disk costs the line, not the job."""
-        with contextlib.suppress(OSError):
-            os.write(self.exits, line.encode())
+        """Write to the spool's `exits`. Raises OSError, also if there is room for a part only."""
+        data = line.encode()
+        if os.write(self.exits, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def pour(self) -> bool:
         """Move what is in the pipe to its file; whether there was anything.
@@ -193,19 +194,22 @@ class Keeper:
             os.close(files.pop())
         wanted, streams = Request(**json.loads(request)), files[:3]
         job = Job(wanted.order, f"{wanted.job} {wanted.order}", files[3:])
-        job.note(f"begin {job.tag} 0\n")
         at, since = time.time(), ticks_now()
         try:
+            # What is not known to have begun would be started again by the next runner.
+            job.note(f"begin {job.tag} 0\n")
             pid = _spawn(wanted, streams)
         except OSError as error:
-            job.note(f"end {job.tag} {NOT_STARTED}\n")
+            with contextlib.suppress(OSError):
+                job.note(f"end {job.tag} {NOT_STARTED}\n")
             job.close()
             self._tell(f"refused {job.order} {error.errno}")
             return
         finally:
             for descriptor in streams:
                 os.close(descriptor)
-        job.note(f"begin {job.tag} {pid}\n")
+        with contextlib.suppress(OSError):  # then it is found by its environment
+            job.note(f"begin {job.tag} {pid}\n")
         pidfd = os.pidfd_open(pid)
         self._jobs[pidfd] = job
         self._poll.register(pidfd, select.EPOLLIN)
@@ -257,7 +261,8 @@ class Keeper:
             with contextlib.suppress(EOFError):
                 while job.pour() and not job.left:
                     pass
-        job.note(f"end {job.tag} {status}\n")
+        with contextlib.suppress(OSError):  # then nobody knows, should the runner die now
+            job.note(f"end {job.tag} {status}\n")
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         # Closing alone is not enough: a process that is being started has it for some time, too.
         self._poll.unregister(pidfd)
