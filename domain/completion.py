@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from domain import facts as f
@@ -17,8 +17,7 @@ Code = int | float | str
 _NON_WORD = re.compile(r"\W+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True, gc=False):
     """What a job ended with, before retry and tags are settled."""
 
     code: Code

@@ -5,9 +5,9 @@ a server is only asked for when the job would get a slot.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from domain import facts as f
 from domain.completion import Result, aborted
@@ -26,8 +26,7 @@ NO_SERVER = "No available servers matching targets."
 NO_SERVER_NO_ROOM = "No available servers matching targets, and the queue is full."
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True, gc=False):
     """The server a job may start on; `robin` is the event's next round-robin index."""
 
     server: str
@@ -35,8 +34,7 @@ class Chosen:
     robin: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NoServer:
+class NoServer(Struct, frozen=True, gc=False):
     """Why no server may have the job; `final` if waiting cannot help (unknown algorithm).
 
     `unsettled` says that the fleet is not known yet: decide again in a moment.
@@ -47,8 +45,7 @@ class NoServer:
     unsettled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(Struct, frozen=True, gc=False):
     """What the start decision depends on besides the job.
 
     running, queued: similar jobs, this round's decisions included

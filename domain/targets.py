@@ -7,6 +7,8 @@ of, nor what becomes of a job that finds none.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from domain.errors import job_rule
 from domain.expressions import Expression, ExpressionError, evaluate, truthy
 from domain.facts import Json
@@ -18,8 +20,7 @@ ALGORITHMS = frozenset(
 """What `algo` may be (data.md 2.3). Monitors do not exist here, so `monitor:ID` never is."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerView:
+class ServerView(Struct, frozen=True, gc=False):
     """A server at this moment, as far as a choice depends on it.
 
     `cpu` is the 1-minute load average, `memory` active bytes, `jobs` the number of live jobs
@@ -46,8 +47,7 @@ class ServerView:
         return (self.title or self.hostname).lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(Struct, frozen=True, gc=False):
     """The chosen server, and the event's next round-robin index where one was used."""
 
     server: ServerView

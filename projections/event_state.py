@@ -278,7 +278,7 @@ class EventStates:
                 counted.counts[condition] -= 1
 
     def _day_limited(self, event: str) -> bool:
-        return (
+        return bool(self._day_limits) and (
             ("event", event) in self._day_limits
             or ("category", self._category.get(event, "")) in self._day_limits
             or ("config", CONFIG_ID) in self._day_limits

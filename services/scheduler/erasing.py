@@ -43,6 +43,7 @@ _EVENTS_AT_ONCE = 20
 _REMEMBERED = 100_000
 # So many deletions are kept as they were heard; beyond that they are read from the ledger.
 _HEARD = 1000
+_DELETIONS = (f.JobDeleted, f.EventDeleted)
 
 log = structlog.get_logger()
 
@@ -102,6 +103,8 @@ class Eraser:
         fact = recorded.fact
         if self._heard_after is None:
             self._heard_after = recorded.sequence - 1
+        if not (self._erased or self._events or isinstance(fact, _DELETIONS)):
+            return
         match fact:
             case f.JobDeleted():
                 self._erased[fact.job] = None

@@ -31,7 +31,7 @@ class Limiting:
         """A job has changed: from now on it is watched, or not any more."""
         if job.state is JobState.ACTIVE and job.assigned and not job.abort and watched(job):
             self._watched.setdefault(job.id, {})
-        else:
+        elif self._watched:
             self._watched.pop(job.id, None)
 
     def due(self) -> Iterator[tuple[Job, Fired]]:

@@ -58,6 +58,15 @@ SWEEP = 1.0
 SETTLE_TIMEOUT = 10.0
 # What follows from these shows in what there is to dispatch, and nowhere else.
 _SELDOM_DECISIVE = (f.JobAssigned, f.JobStarted, f.JobQueued)
+_MOVES_DUE_TIMES = (
+    f.EventCreated,
+    f.EventUpdated,
+    f.EventDeleted,
+    f.MasterSwitched,
+    f.CatalogCreated,
+    f.CatalogUpdated,
+    f.CatalogDeleted,
+)
 
 log = structlog.get_logger()
 
@@ -258,7 +267,8 @@ class Scheduler:
         self.upkeep.note(recorded)
         if self._leading:
             self.dispatching.note(recorded, touched)
-            self._rearm(recorded.fact)
+            if isinstance(recorded.fact, _MOVES_DUE_TIMES):
+                self._rearm(recorded.fact)
         if not isinstance(recorded.fact, _SELDOM_DECISIVE):
             self._news = True
 
@@ -277,8 +287,6 @@ class Scheduler:
             case f.CatalogCreated() | f.CatalogUpdated() | f.CatalogDeleted():
                 if fact.type in ("category", "plugin", "config"):
                     self.firing.arm_all()
-            case _:
-                pass
 
     def _acted(self, job: str) -> None:
         self.dispatching.touch(job)

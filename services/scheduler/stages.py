@@ -49,7 +49,7 @@ class Stages:
         """A fact was read; `touched` are the jobs that it changed, as they are now."""
         for job in touched:
             self._limiting.note(job)
-            if job.state is not JobState.ACTIVE:
+            if self._pushed and job.state is not JobState.ACTIVE:
                 self._pushed.pop(job.id, None)
         self._performer.note(recorded, touched[0] if touched else None)
 

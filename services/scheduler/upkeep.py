@@ -58,6 +58,8 @@ class Outbox:
 
     def note(self, recorded: Recorded) -> None:
         """A fact was read back."""
+        if not self._waiting:
+            return
         future = self._waiting.pop(str(recorded.fact.cause), None)
         if future is not None and not future.done():
             future.set_result(recorded.sequence)

@@ -1,9 +1,8 @@
 """The life of a job, told in facts."""
 
-from dataclasses import replace
-
 from hypothesis import given as forall
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from domain import facts as f
 from domain.assembly import Made, assemble

@@ -1,11 +1,11 @@
 """Choosing a server: candidates, room, expressions, algorithms."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from domain.errors import RuleBroken
 from domain.expressions import parse
