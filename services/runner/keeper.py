@@ -42,7 +42,8 @@ NOT_STARTED = 126
 """The status of a command that could not be started, as shells have it."""
 LARGEST = 64 * 1024
 """Bytes of a request beyond which it comes in a descriptor of its own."""
-_FILES = 16
+_ROOM = socket.CMSG_SPACE(16 * array.array("i").itemsize)
+_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _PIPE = 1024 * 1024
 # So often it is tried again to write what a full disk did not take, in seconds.
 _AGAIN = 1.0
@@ -279,8 +280,7 @@ def ticks_now() -> int:
 def _receive(runner: socket.socket) -> tuple[bytes, list[int]]:
     """The next request with its descriptors; nothing at all once the runner is gone."""
     found = array.array("i")
-    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    data, ancillary, _, _ = runner.recvmsg(LARGEST, socket.CMSG_SPACE(_FILES * 4), flags)
+    data, ancillary, _, _ = runner.recvmsg(LARGEST, _ROOM, _FLAGS)
     for _, _, content in ancillary:
         found.frombytes(content)
     return data, list(found)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pydantic_core import to_json
+import msgspec
 
 from domain.completion import Code, normalise_code
 from domain.facts import Json
@@ -324,7 +324,7 @@ def _has_room(news: JobNews, name: str, value: Json, limit: int) -> bool:
 
 
 def _size(value: Any) -> int:
-    return len(to_json(value))
+    return len(msgspec.json.encode(value))
 
 
 def _append(target: list[Any], name: str, entries: Iterable[Any], limit: int) -> list[str]:
@@ -357,7 +357,7 @@ def _cut(name: str, text: str, limit: int) -> tuple[str, list[str]]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "" if value is None else to_json(value).decode()
+    return "" if value is None else msgspec.json.encode(value).decode()
 
 
 def _as_number(text: str) -> float | str:

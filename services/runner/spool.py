@@ -28,7 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic_core import to_json
+import msgspec
 
 from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
 from services.errors import ConfigError
@@ -489,8 +489,8 @@ def _line(record: Json) -> bytes:
     """A record as one line; a fact in it keeps the bytes it has on the ledger."""
     fact = record.get("fact")
     if fact is None:
-        return to_json(record) + b"\n"
-    head = to_json({key: value for key, value in record.items() if key != "fact"})
+        return msgspec.json.encode(record) + b"\n"
+    head = msgspec.json.encode({key: value for key, value in record.items() if key != "fact"})
     return head[:-1] + b',"fact":' + encode(fact) + b"}\n"
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydantic_core import from_json
+import msgspec
 
 from domain.facts import Json
 
@@ -75,8 +75,8 @@ def read_message(line: bytes) -> Message | Remark | None:
     if not (text.startswith(b"{") and text.endswith(b"}")):
         return None
     try:
-        fields = from_json(text.decode("utf-8", "replace"), allow_inf_nan=False)
-    except ValueError as error:
+        fields = msgspec.json.decode(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
         return Remark(f"WARNING: Output looks like JSON but is not: {str(error)[:200]}")
     marker = fields.get("xy")
     if marker in (1, True):

@@ -274,7 +274,14 @@ def test_false_markers_are_plain_output(marker: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"xy":1,"a":NaN}', b'{"xy":1,"a":"\\ud800"}', b'{"xy":1,"a":' + b"[" * 500 + b"}"]
+    "line",
+    [
+        b'{"xy":1,"a":NaN}',
+        b'{"xy":1,"progress":1e400}',
+        b'{"xy":1,"a":"\\ud800"}',
+        b'{"xy":1,"a":' + b"[" * 500 + b"}",
+        b'{"xy":1,"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
 )
 def test_what_no_ledger_could_hold_is_not_a_message(line: bytes) -> None:
     assert isinstance(read_message(line), Remark)
