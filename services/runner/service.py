@@ -70,7 +70,7 @@ RETRY_WAIT = 0.2
 RETURN_WAIT = 1.0
 LEAVE_WAIT = 1.5
 # For how long jobs are started before anything else has a turn.
-START_SLICE = 0.01
+START_SLICE = 0.003
 MAX_LOG_ANSWER = 1024 * 1024
 
 
