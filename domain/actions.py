@@ -172,7 +172,7 @@ def conditions_of(code: object, tags: Iterable[str]) -> list[str]:
     else:
         named = code if isinstance(code, str) and code in NAMED_CODES else "user"
         result = ["error", named]
-    return ["complete", *result, *(f"tag:{tag}" for tag in dict.fromkeys(tags))]
+    return ["complete", *result, *[f"tag:{tag}" for tag in dict.fromkeys(tags)]]
 
 
 def select(

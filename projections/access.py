@@ -54,6 +54,10 @@ class Access:
         if fold is not None:
             fold(self, recorded.fact)
 
+    def concerns(self, kind: type[f.FactBase]) -> bool:
+        """Whether facts of this kind change anything here; no other needs to be applied."""
+        return kind in _FOLDS
+
     def _account(self, fact: f.AccessCreated | f.AccessUpdated | f.AccessDeleted) -> None:
         if isinstance(fact, f.AccessDeleted):
             self._drop(fact.type, fact.id)

@@ -18,6 +18,7 @@ from domain.multiplex import child_result
 from projections.definitions import Definitions
 
 _COMPACT = 1024  # departed entries are kept up to this many
+_COUNTED = HOLDS_A_SLOT | {JobState.QUEUED}  # in these states a scope counts a job
 
 Entry = tuple[bool, int, str]  # not priority, sequence of the request, job: the order of leaving
 
@@ -74,20 +75,21 @@ class ActiveJobs:
         if recorded.sequence <= self.position:
             return []
         self.position = recorded.sequence
-        touched = self._fold(recorded)
-        children = [job for job in touched if job.request.workflow and job.id not in self.jobs]
-        return touched + self._parents_of(children) if children else touched
-
-    def _parents_of(self, children: list[Job]) -> list[Job]:
-        """The live parents that must know that these children ended."""
-        parents = (str((job.request.workflow or {}).get("job")) for job in children)
-        return [self.jobs[id] for id in dict.fromkeys(parents) if id in self.jobs]
-
-    def _fold(self, recorded: Recorded) -> list[Job]:
         fold = _FOLDS.get(type(recorded.fact))
-        if fold is not None:
-            return fold(self, recorded)
-        return self._evolve(getattr(recorded.fact, "job", ""), recorded)
+        if fold is None:
+            touched = self._evolve(getattr(recorded.fact, "job", ""), recorded)
+        else:
+            touched = fold(self, recorded)
+        for job in touched:
+            if job.request.workflow:
+                return touched + self._parents_of(touched)
+        return touched
+
+    def _parents_of(self, jobs: list[Job]) -> list[Job]:
+        """The live parents that must know that these of the jobs, their children, ended."""
+        ended = [job.request.workflow for job in jobs if job.id not in self.jobs]
+        parents = dict.fromkeys(str(workflow.get("job")) for workflow in ended if workflow)
+        return [self.jobs[id] for id in parents if id in self.jobs]
 
     def state(self) -> StoredJobs:
         """All that `restore` needs; not changed by what is folded later."""
@@ -107,7 +109,7 @@ class ActiveJobs:
         for job in map(self._whole, state.jobs.values()):
             self.jobs[job.id] = job
             self._index(job)
-            self._count(job, +1)
+            self._count(None, job)
         owners = [self._whole(job) for job in state.owners]
         self.owed = {follower: owners[place] for follower, place in state.owed.items()}
         self.results = state.results
@@ -225,37 +227,52 @@ class ActiveJobs:
         if old is not None and new is not None and _count_alike(old, new):
             self.jobs[new.id] = new
             return
-        if old is not None:
-            self._count(old, -1)
+        self._count(old, new)
         if new is None or new.final is not None:
             job = new or old
             assert job is not None
             self._leave(job)
             if new is not None:
                 self._owe(new)
-            self._tell_parent(job)
+            if job.request.workflow:
+                self._tell_parent(job)
             return
         self.jobs[new.id] = new
         if old is None:
             self._index(new)
         if new.children and (old is None or not old.children):
             self._owe(new)
-        self._count(new, +1)
 
     def _index(self, job: Job) -> None:
         self.by_event.setdefault(job.event, set()).add(job.id)
         if job.request.workflow:
             self.by_parent.setdefault(str(job.request.workflow.get("job")), set()).add(job.id)
 
-    def _count(self, job: Job, by: int) -> None:
-        if job.state is JobState.QUEUED or job.state in HOLDS_A_SLOT:
-            self._count_in_scope(job, by)
-        if job.server is not None and job.final is None:
-            held = self.by_server.setdefault(job.server, set())
-            (held.add if by > 0 else held.discard)(job.id)
-            self.weights[job.server] = self.weights.get(job.server, 0.0) + by * job.spec.weight
-            if not held:
-                del self.by_server[job.server], self.weights[job.server]
+    def _count(self, old: Job | None, new: Job | None) -> None:
+        """Have scopes and servers count a job as what it became; None: it is no live job."""
+        if old is not None and old.state in _COUNTED:
+            self._count_in_scope(old, -1)
+        if new is not None and new.state in _COUNTED:
+            self._count_in_scope(new, +1)
+        left = old.server if old is not None else None
+        taken = new.server if new is not None and new.final is None else None
+        if left != taken:
+            if old is not None and left is not None:
+                self._leave_server(old, left)
+            if new is not None and taken is not None:
+                self._take_server(new, taken)
+
+    def _take_server(self, job: Job, server: str) -> None:
+        self.by_server.setdefault(server, set()).add(job.id)
+        self.weights[server] = self.weights.get(server, 0.0) + job.spec.weight
+
+    def _leave_server(self, job: Job, server: str) -> None:
+        held = self.by_server[server]
+        held.discard(job.id)
+        if held:
+            self.weights[server] -= job.spec.weight
+        else:
+            del self.by_server[server], self.weights[server]
 
     def _count_in_scope(self, job: Job, by: int) -> None:
         name = job.scope

@@ -278,6 +278,6 @@ _FOLDS: Mapping[type[f.FactBase], Callable[[Definitions, Any], None]] = {
 }
 
 
-def _sequences(made_of: MadeOf) -> list[int]:
+def _sequences(made_of: MadeOf) -> Iterator[int]:
     named = (made_of.event, made_of.category, made_of.plugin, made_of.config)
-    return [sequence for sequence in named if sequence]
+    return filter(None, named)

@@ -112,6 +112,10 @@ class EventStates:
         if fold is not None:
             fold(self, recorded.fact)
 
+    def concerns(self, kind: type[f.FactBase]) -> bool:
+        """Whether facts of this kind change anything here; no other needs to be applied."""
+        return kind in _FOLDS
+
     def _undefine(self, fact: f.EventDeleted) -> None:
         self.states.pop(fact.event, None)
         self._days.pop(fact.event, None)
@@ -265,7 +269,7 @@ class EventStates:
         counted = self._days.get(event)
         if counted is None or counted.day < day:
             counted = self._days[event] = _Day(day)
-        if self._day_limited(event):
+        if self._day_limits and self._day_limited(event):
             counted.jobs[job] = counted.jobs.get(job, ()) + conditions
         for condition in conditions:
             counted.counts[condition] = counted.counts.get(condition, 0) + 1

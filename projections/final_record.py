@@ -13,12 +13,10 @@ from domain.facts import Json
 from projections.revisions import to_text
 
 # What a list leaves out unless it is asked to be verbose (api.md 4.4).
-PRUNED = frozenset(
+PRUNED = tuple(
     "actions activity html limits procs conns table timelines input data files output".split()
 )
 
-_TEXT_COLUMNS = ("event", "category", "plugin", "server", "source")
-_NUMBER_COLUMNS = ("started", "completed", "elapsed")
 _MOST_NUMBER = 1e15
 
 
@@ -40,29 +38,32 @@ class FinalRecord(Struct, frozen=True, gc=False):
 
 def final_record(id: str, document: Json) -> FinalRecord:
     """The record of the job with this id; `document` is its wire document."""
-    brief: Json = {}
-    details: Json = {}
-    for name, value in document.items():
-        (details if name in PRUNED else brief)[name] = value
-    brief["id"] = id
-    targets = _texts(document.get("targets"))
+    brief = document | {"id": id}
+    details = {name: brief.pop(name) for name in PRUNED if name in brief}
+    said = document.get
+    targets = _texts(said("targets"))
     row = (
         id,
-        *[_text(document.get(name)) for name in _TEXT_COLUMNS],
-        _text(document.get("code", 0)),
-        *[_number(document.get(name)) for name in _NUMBER_COLUMNS],
-        not document.get("code"),
-        bool(document.get("retried")),
-        bool(document.get("test")),
-        bool(document.get("files")),
+        _text(said("event")),
+        _text(said("category")),
+        _text(said("plugin")),
+        _text(said("server")),
+        _text(said("source")),
+        _text(said("code", 0)),
+        _number(said("started")),
+        _number(said("completed")),
+        _number(said("elapsed")),
+        not said("code"),
+        bool(said("retried")),
+        bool(said("test")),
+        bool(said("files")),
         len(targets),
         to_text(brief),
         to_text(details),
     )
-    words = {("target", word, id) for word in targets}
-    words.update([("tag", word, id) for word in _texts(document.get("tags"))])
-    words.update([("group", word, id) for word in _texts(document.get("groups"))])
-    return FinalRecord(row, words, bool(document.get("ephemeral")))
+    listed = (("target", targets), ("tag", _texts(said("tags"))), ("group", _texts(said("groups"))))
+    words = {(field, word, id) for field, found in listed for word in found}
+    return FinalRecord(row, words, bool(said("ephemeral")))
 
 
 def whole(brief: str, details: str) -> str:

@@ -78,6 +78,10 @@ class Fleet:
         if fold is not None:
             fold(self, recorded.fact)
 
+    def concerns(self, kind: type[f.FactBase]) -> bool:
+        """Whether facts of this kind change anything here; no other needs to be applied."""
+        return kind in _FOLDS
+
     def _enter(self, fact: f.CatalogCreated | f.CatalogUpdated) -> None:
         if fact.type == "group":
             self.groups[fact.id] = fact.record

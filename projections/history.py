@@ -39,7 +39,7 @@ _ORDER = {
     "elapsed": "elapsed {0}, id {0}",
 }
 _MOST_MARKS = 500
-_ENDS = (f.JobFinished, f.JobCompleted)
+_ENDS = frozenset({f.JobFinished, f.JobCompleted})
 # Orders and reports, which do not stand on their job's own subject.
 _OF_RUNNERS = frozenset(
     {
@@ -149,7 +149,7 @@ class History:
 
     def _known_of(self, facts: Sequence[tuple[Recorded, FinalRecord | None]]) -> set[str]:
         """Those of the jobs that end in these facts that have a record already: very few."""
-        ids = {r.fact.job for r, _ in facts if isinstance(r.fact, _ENDS)}
+        ids = {getattr(r.fact, "job", "") for r, _ in facts if type(r.fact) in _ENDS}
         rows = self._connection.execute(
             "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
@@ -162,7 +162,7 @@ class History:
         if kind in _OF_RUNNERS:
             id: str = getattr(fact, "job", "")
             self._rows.job_facts.append((id, recorded.sequence))
-            if isinstance(fact, f.JobFinished) and id in self._known:
+            if id in self._known and isinstance(fact, f.JobFinished):
                 self._take_late(fact)
         elif isinstance(fact, f.JobCompleted):
             if record is not None and not record.ephemeral:

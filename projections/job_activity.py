@@ -3,7 +3,7 @@
 Kept beside the job itself, since no decision reads it (data.md 6.1, `activity`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,10 @@ class JobActivity:
     def __init__(self) -> None:
         self._lines: dict[str, list[Json]] = {}
 
-    def apply(self, recorded: Recorded, touched: Iterable[Job]) -> None:
+    def apply(self, recorded: Recorded, touched: Sequence[Job]) -> None:
         """Note what a fact means for the jobs it touched."""
+        if not touched:
+            return
         fact = recorded.fact
         tell = _MESSAGES[type(fact)]
         for job in touched:
@@ -38,8 +40,7 @@ class JobActivity:
             lines = self._lines.get(job.id)
             if lines is None:
                 lines = self._lines[job.id] = []
-            for number, message in enumerate(tell(fact, job)):
-                lines.append(_line(recorded, number, message, job))
+            lines += _lines(recorded, tell(fact, job), job)
             if isinstance(fact, f.JobFinished):
                 lines.extend(fact.activity)
             if len(lines) > KEPT:
@@ -62,18 +63,19 @@ class JobActivity:
         self._lines = state.lines
 
 
-def _line(recorded: Recorded, number: int, message: str, job: Job) -> Json:
-    fact = recorded.fact
-    line: Json = {
-        "id": "m" + base36(recorded.sequence * 36 + number).zfill(15),
-        "epoch": fact.at,
-        "msg": message,
-    }
-    if job.server:
-        line["server"] = job.server
-    if fact.actor.type in _PEOPLE:
-        line["username"] = fact.actor.id
-    return line
+def _lines(recorded: Recorded, messages: Sequence[str], job: Job) -> list[Json]:
+    fact, server = recorded.fact, job.server
+    number = recorded.sequence * 36
+    lines: list[Json] = []
+    for message in messages:
+        line: Json = {"id": f"m{base36(number):0>15}", "epoch": fact.at, "msg": message}
+        if server:
+            line["server"] = server
+        if fact.actor.type in _PEOPLE:
+            line["username"] = fact.actor.id
+        lines.append(line)
+        number += 1
+    return lines
 
 
 _PEOPLE = ("user", "key")

@@ -158,6 +158,10 @@ class Schedule:
         if fold is not None:
             fold(self, recorded.fact)
 
+    def concerns(self, kind: type[f.FactBase]) -> bool:
+        """Whether facts of this kind change anything here; no other needs to be applied."""
+        return kind in _FOLDS
+
     def _created(self, fact: f.EventCreated | f.EventUpdated) -> None:
         counters = fact.counters or f.Counters()
         stretch = self._stretch(fact)

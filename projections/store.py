@@ -9,6 +9,7 @@ Knows nothing of what the rows mean (history.py, revisions.py) and runs no threa
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def insert_all(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[
     start = 0
     for many in _AT_ONCE:
         while len(rows) - start >= many:
-            values = [value for row in rows[start : start + many] for value in row]
+            values = list(chain.from_iterable(rows[start : start + many]))
             connection.execute(into + ", ".join([marks] * many), values)
             start += many
     connection.executemany(into + marks, rows[start:])

@@ -23,6 +23,7 @@ from domain.job import Job
 from projections import store
 from projections.access import Access, StoredAccess
 from projections.active_jobs import ActiveJobs, StoredJobs
+from projections.concern import by_kind
 from projections.definitions import Definitions, StoredDefinitions
 from projections.event_state import EventStates, StoredEventStates
 from projections.final_record import FinalRecord, final_record
@@ -102,6 +103,7 @@ class Views:
         self.states = EventStates(zone)
         self.active = ActiveJobs(self.definitions)
         self.activity = JobActivity()
+        self._concerned = by_kind(self.schedule, self.access, self.fleet, self.states)
         self.commands: dict[str, int] = {}
         self.launches: deque[float] = deque()
         self.answers: dict[int, Recorded] = {}
@@ -110,7 +112,7 @@ class Views:
         self._ephemeral: dict[str, tuple[FinalRecord, int, float]] = {}
         self._watches: dict[str, set[Watch]] = {}
         self._history: HistoryWriter | None = None
-        self._swept = 0.0
+        self._swept, self._swept_upto = 0.0, -1
 
     # --- folding -----------------------------------------------------------------------------
 
@@ -119,13 +121,12 @@ class Views:
         fact = recorded.fact
         self.position = recorded.sequence
         self.definitions.apply(recorded)
-        self.schedule.apply(recorded)
-        self.access.apply(recorded)
-        self.fleet.apply(recorded)
-        self.states.apply(recorded)
+        for fold in self._concerned[type(fact)]:
+            fold(recorded)
         touched = self.active.apply(recorded)
         self.activity.apply(recorded, touched)
-        final = self._fold_jobs(recorded, touched)
+        keep = _FOLDS.get(type(fact))
+        final = keep(self, recorded, touched) if keep is not None else None
         if self._history is not None:
             self._history.add(recorded, final)
         if isinstance(fact.cause, str) and fact.cause.startswith(REPEATABLE):
@@ -133,10 +134,6 @@ class Views:
         if self._watches:
             for job in touched:
                 self._wake(job.id)
-
-    def _fold_jobs(self, recorded: Recorded, touched: list[Job]) -> FinalRecord | None:
-        fold = _FOLDS.get(type(recorded.fact))
-        return fold(self, recorded, touched) if fold is not None else None
 
     def _note_change(self, recorded: Recorded, _: list[Job]) -> None:
         self.events_changed = recorded.sequence
@@ -190,10 +187,10 @@ class Views:
 
     def _sweep(self, now: float) -> None:
         """Forget documents that are stored; each is looked at once, the oldest first."""
-        if now - self._swept < _SWEEP:
-            return
-        self._swept = now
         stored = self.history_position
+        if stored == self._swept_upto or now - self._swept < _SWEEP:
+            return
+        self._swept, self._swept_upto = now, stored
         for kept, seconds in ((self._finals, 0.0), (self._ephemeral, KEPT_FOR)):
             for id in _over(kept, stored, now, seconds):
                 del kept[id]

@@ -291,15 +291,15 @@ class _Delivery:
 
     def _place(self, reply: bytes) -> int:
         """The sequence of a message; _Restart if one is missing before it."""
-        _, stream, consumer, _, pending = reply.rsplit(b".", 4)
-        number = int(consumer)
-        if number != self._number + 1:
-            raise _Restart(f"message {number} came after {self._number}")
-        self._number = number
+        _, stream, number, _, pending = reply.rsplit(b".", 4)
+        self._number += 1
+        if int(number) != self._number:
+            raise _Restart(f"message {int(number)} came after {self._number - 1}")
         self._asked -= 1
         if self._left > 0:
-            # What was erased meanwhile does not come: then `pending` is the smaller number.
-            self._left = min(self._left - 1, int(pending))
+            self._left -= 1
+            if (left := int(pending)) < self._left:  # what was erased meanwhile does not come
+                self._left = left
         return int(stream)
 
     def _take_status(self, headers: dict[str, str]) -> None:

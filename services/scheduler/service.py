@@ -18,6 +18,7 @@ from domain import facts as f
 from domain.facts import Recorded
 from projections.access import Access
 from projections.active_jobs import ActiveJobs
+from projections.concern import by_kind
 from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.fleet import Fleet
@@ -91,6 +92,7 @@ class Scheduler:
         self.leadership = Leadership(ledger, self.instance, clock)
         self.firing = Firing(self.schedule, settings, self.states, self.jobs)
         self.access = Access()
+        self._concerned = by_kind(self.schedule, self.fleet, self.states, self.access)
         self.follower = Follower(ledger, self._apply, after=0, after_batch=self._read)
         self.acting = Acting(self._surroundings(), self._acted)
         self.dispatching = Dispatching(
@@ -258,10 +260,8 @@ class Scheduler:
     def _apply(self, recorded: Recorded) -> None:
         """Fold one fact into everything, and note what needs a decision."""
         self.definitions.apply(recorded)
-        self.schedule.apply(recorded)
-        self.fleet.apply(recorded)
-        self.states.apply(recorded)
-        self.access.apply(recorded)
+        for fold in self._concerned[type(recorded.fact)]:
+            fold(recorded)
         touched = self.jobs.apply(recorded)
         self.leadership.apply(recorded)
         self.upkeep.note(recorded)
