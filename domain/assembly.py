@@ -139,7 +139,8 @@ def assemble_alike(template: Template, request: JobRequested) -> JobSpec | None:
     if request.overrides or request.input or request.test or request.workflow:
         return None
     spec = template.spec
-    document = template.head | _identity(request) | spec.document
+    document = template.head | _identity(request)
+    document |= spec.document
     for key in ("limits", "actions", "params", "env"):
         document[key] = document[key].copy()
     document["tags"] = document["tags"] + request.add_tags

@@ -25,7 +25,9 @@ POSTED = (
     "cpu",
     "mem",
 )
-_FINAL = (*POSTED[:6], "cpu", "mem", "disk", "net", "data", "files", "unknown", "timelines")
+_FINAL = frozenset(
+    {*POSTED[:6], "cpu", "mem", "disk", "net", "data", "files", "unknown", "timelines"}
+)
 # Where the log and large values of a final job are kept; never shown.
 LOG_KEY = "_log"
 LARGE_KEY = "_large"
@@ -104,7 +106,7 @@ def _ended(shown: Json, job: Job) -> None:
 
 
 def _reported(shown: Json, finished: f.JobFinished) -> None:
-    shown |= {key: finished.report[key] for key in _FINAL if key in finished.report}
+    shown |= {key: value for key, value in finished.report.items() if key in _FINAL}
     shown["log_file_size"] = finished.log.size if finished.log else 0
     if finished.log is not None:
         shown[LOG_KEY] = f.to_plain(finished.log)
