@@ -170,7 +170,9 @@ class Gateway:
             fact = replace(decision.fact, cause=command)
             expect = None if decision.expect is None else max(decision.expect, floor)
             try:
-                sequence = await self.ledger.append(fact, id=command, expect=expect)
+                sequence = await self.ledger.append(
+                    fact, id=command, expect=expect, stored=self.follower.take_own
+                )
             except WrongSequence as wrong:
                 floor = wrong.last or await self.ledger.end()
                 await self.reached(floor)

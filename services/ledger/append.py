@@ -52,6 +52,8 @@ BATCH_LIMIT = 1000
 GUARD = "Nats-Expected-Last-Subject-Sequence"
 GUARD_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 
+StoredCopy = Callable[[int, str, bytes], object]
+
 _GUARD_FAILED = (10071, 10164)
 _DUPLICATE_IN_BATCH = 10201
 
@@ -97,12 +99,14 @@ async def append(
     id: str,
     expect: int | None = None,
     patience: float = PATIENCE,
+    stored: StoredCopy | None = None,
 ) -> int:
     """Record a fact on its subject; returns its sequence.
 
     `id` is the command's id: the same id within two minutes is the same fact, and its sequence
     is returned again. `expect` is the last sequence of the subject that the caller has seen (0
-    for none). Takes at most about `patience` seconds.
+    for none). Takes at most about `patience` seconds. `stored` is told at once what stands
+    where, if this very copy does: its sequence, subject and bytes.
     Raises WrongSequence, LedgerUnavailable (not stored), OutcomeUnknown.
     """
     message = _message(fact, id)
@@ -113,14 +117,17 @@ async def append(
         answer = await _exchange(ledger, [message], deadline)
         error = answer.get("error")
         if error is None:
-            return _noted(ledger, answer)
+            sequence = _noted(ledger, answer)
+            if stored is not None and not answer.get("duplicate"):
+                stored(sequence, message.subject, message.data)
+            return sequence
         if expect is None or error.get("err_code") not in _GUARD_FAILED:
             raise _refused(error, deadline)
-        stored = await _look(
+        found = await _look(
             deadline, ledger, lambda: reading.next_on(ledger, message.subject, expect)
         )
-        if stored is not None and stored.headers.get("Nats-Msg-Id") == id:
-            return stored.sequence
+        if found is not None and found.headers.get("Nats-Msg-Id") == id:
+            return found.sequence
         raise WrongSequence(_last_told(error))
 
 

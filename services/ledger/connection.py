@@ -228,10 +228,17 @@ class Ledger:
 
     # --- the verbs, see append.py and reading.py -------------------------------------------
 
-    async def append(self, fact: Fact, *, id: str, expect: int | None = None) -> int:
+    async def append(
+        self,
+        fact: Fact,
+        *,
+        id: str,
+        expect: int | None = None,
+        stored: appending.StoredCopy | None = None,
+    ) -> int:
         """See `append.append`."""
         with Appending():
-            return await appending.append(self, fact, id=id, expect=expect)
+            return await appending.append(self, fact, id=id, expect=expect, stored=stored)
 
     def offer(
         self, fact: Fact, *, id: str, stored: Callable[[], None], otherwise: Callable[[], None]

@@ -89,6 +89,8 @@ class Follower:
         self._after_batch = after_batch
         self._fixed_name = consumer
         self._breathe = breathe
+        self._holding = False
+        """Whether `breathe` lets nothing more be applied just now."""
         self._inbox: deque[_Message] = deque()
         self._news = asyncio.Event()
         self._reconnected = False
@@ -132,6 +134,15 @@ class Follower:
             return await future
         finally:
             late.cancel()
+
+    def take_own(self, sequence: int, subject: str, data: bytes) -> None:
+        """Apply what this process has just written and the server confirmed, if it comes next.
+
+        Its delivery is passed over then. Whoever follows less than everything must not use this.
+        """
+        if sequence == self.position + 1 and not self._holding:
+            self._apply(Recorded(sequence, subject, decode(data)))
+            self._advance(sequence)
 
     # --- one consumer's life -----------------------------------------------------------------
 
@@ -262,7 +273,9 @@ class _Delivery:
             if self._asked <= PULL:
                 await self._pull()
             if follower._breathe is not None:
+                follower._holding = True
                 await follower._breathe()
+                follower._holding = False
             if follower._inbox:
                 await asyncio.sleep(0)
         if follower._after_batch is not None and follower.position != before:
@@ -279,6 +292,8 @@ class _Delivery:
                 self._take_status(parse_headers(headers))
                 continue
             sequence = self._place(reply)
+            if sequence <= follower.position:
+                continue  # our own, and taken already
             on = subject.decode()
             try:
                 fact = decode(data)

@@ -103,6 +103,52 @@ async def test_after_a_burst_its_end_is_announced_once_all_is_applied(ledger: Le
     task.cancel()
 
 
+async def test_what_one_wrote_oneself_is_applied_once_as_soon_as_it_is_confirmed(
+    ledger: Ledger,
+) -> None:
+    """Before its delivery, which is passed over; others' facts come in between as ever."""
+    seen: list[Recorded] = []
+    async with following(ledger, seen.append) as follower:
+        for n in range(0, 30, 3):
+            mine = await ledger.append(tick(n), id=f"a{n}", stored=follower.take_own)
+            assert follower.position == mine, "there was nothing before it to be awaited"
+            other = await ledger.append(tick(n + 1), id=f"b{n}")
+            late = await ledger.append(tick(n + 2), id=f"c{n}", stored=follower.take_own)
+            assert await follower.reached(late, 5)
+            assert (mine, other, late) == (n + 1, n + 2, n + 3)
+    assert [r.sequence for r in seen] == list(range(1, 31))
+    assert [r.fact for r in seen] == [tick(n) for n in range(30)]
+    assert {r.subject for r in seen} == {"facts.schedule"}
+
+
+async def test_the_copy_of_somebody_else_is_awaited(ledger: Ledger) -> None:
+    """Under a repeated id stands what came first, whatever was sent the second time."""
+    first = await ledger.append(tick(1), id="same")
+    told: list[int] = []
+    repeated = await ledger.append(tick(2), id="same", stored=lambda at, *_: told.append(at))
+    assert (repeated, told) == (first, [])
+
+
+async def test_one_who_cannot_keep_up_is_not_given_more(ledger: Ledger) -> None:
+    """While the reader waits to breathe, not even its own facts are applied."""
+    air, breathing, seen = asyncio.Event(), asyncio.Event(), list[int]()
+
+    async def breathe() -> None:
+        breathing.set()
+        await air.wait()
+
+    follower = Follower(ledger, lambda r: seen.append(r.sequence), after=0, breathe=breathe)
+    task = asyncio.create_task(follower.run())
+    await ledger.append(tick(1), id="a")
+    await asyncio.wait_for(breathing.wait(), 5)
+    end = await ledger.append(tick(2), id="b", stored=follower.take_own)
+    assert seen == [1]
+    air.set()
+    assert await follower.reached(end, 5)
+    assert seen == [1, 2]
+    task.cancel()
+
+
 async def test_a_fact_that_nobody_knows_stops_the_follower_before_it(ledger: Ledger) -> None:
     await ledger.append(tick(1), id="a")
     await ledger.request("facts.schedule", b'{"kind":"FromTheFuture","v":1,"at":1.0}')
