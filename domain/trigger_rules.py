@@ -75,7 +75,10 @@ def check_composition(triggers: Sequence[Json]) -> None:
     To be called on the merged event as well: an update that leaves triggers alone fails if the
     stored ones do not go together.
     """
-    count = Counter(t.get("type") for t in triggers if isinstance(t, dict) and t.get("enabled"))
+    enabled = [t for t in triggers if isinstance(t, dict) and t.get("enabled")]
+    if len(enabled) < 2:
+        return
+    count = Counter(t.get("type") for t in enabled)
     for type_ in AT_MOST_ONE:
         if count[type_] > 1:
             raise BadRequest(f"An event can have only one enabled trigger of type {type_}.")
