@@ -77,4 +77,4 @@ async def _status(spool: Spool, entry: Entry, pid: int) -> int | None:
 
 def _mark(spool: Spool, entry: Entry) -> set[bytes]:
     """What only this job's processes have in their environment."""
-    return {f"JOB_ID={entry.job}".encode(), os.fsencode(f"PWD={spool.work(entry.job)}")}
+    return {f"JOB_ID={entry.job}".encode(), os.fsencode(f"PWD={spool.files.work(entry.job)}")}

@@ -20,9 +20,10 @@ from services.runner.accounts import Account, account_of, own_account
 from services.runner.children import Command
 from services.runner.environment import VERSION, Base, environment
 from services.runner.errors import CannotStart
+from services.runner.job_files import JobFiles
 from services.runner.keeper import SHELL
 from services.runner.launches import Launch
-from services.runner.spool import Mode, Spool, write_all
+from services.runner.spool import Mode, write_all
 
 BUILT_IN = {
     "test-plugin": "testplug.py",
@@ -55,7 +56,7 @@ class Host:
     env: Base
 
 
-def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
+def prepare(launch: Launch, files: JobFiles, host: Host) -> Prepared:
     """Make the working directory and the script file; say what to run.
 
     Raises CannotStart with the text for the job's description, OSError if a disk fails.
@@ -63,8 +64,8 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
     document = launch.document
     job = str(document["id"])
     account = job_account(document)
-    work = working_directory(spool, job, account)
-    job_log = spool.output(job, "out")
+    work = working_directory(files, job, account)
+    job_log = files.output(job, "out")
     variables = environment(
         host.env,
         document,
@@ -75,10 +76,10 @@ def prepare(launch: Launch, spool: Spool, host: Host) -> Prepared:
         base_url=host.base_url,
     )
     script = _script_of(launch)
-    path = spool.script(job) if script is not None else None
+    path = files.script(job) if script is not None else None
     argv = _argv(document, path, script, variables.variables, launch.secrets)
     if script is not None:
-        _write_script(spool, job, script, account)
+        _write_script(files, job, script, account)
     request = _request(launch, host, cwd=work, job_log=job_log)
     return Prepared(
         command=Command(argv, variables.variables, work, account),
@@ -116,9 +117,9 @@ def _built_in(document: Json) -> str | None:
     return first[1:-1] if first.startswith("[") and first.endswith("]") else None
 
 
-def working_directory(spool: Spool, job: str, account: Account | None) -> str:
+def working_directory(files: JobFiles, job: str, account: Account | None) -> str:
     """The job's own directory, made if it is not there yet."""
-    path = spool.put_work(job)
+    path = files.put_work(job)
     if account is not None:
         os.chown(path, account.uid, account.gid)
     return path
@@ -136,10 +137,10 @@ def _unix(text: str) -> bytes:
     return text.replace("\r\n", "\n").encode("utf-8", "surrogateescape")
 
 
-def _write_script(spool: Spool, job: str, script: bytes, account: Account | None) -> None:
+def _write_script(files: JobFiles, job: str, script: bytes, account: Account | None) -> None:
     """A file that its account may run."""
-    path = spool.script(job)
-    spool.scripts.put_at(path)
+    path = files.script(job)
+    files.scripts.put_at(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         if account is not None:

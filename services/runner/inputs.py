@@ -14,12 +14,12 @@ from services.runner.accounts import Account
 from services.runner.commands import job_account, working_directory
 from services.runner.errors import CannotStart
 from services.runner.files import distinct_names, safe_name
+from services.runner.job_files import JobFiles
 from services.runner.launches import Launch, Launches
-from services.runner.spool import Spool
 
 
 async def fetch_inputs(
-    launches: Launches, order: int, assigned: JobAssigned, launch: Launch, spool: Spool
+    launches: Launches, order: int, assigned: JobAssigned, launch: Launch, own: JobFiles
 ) -> None:
     """Put the input files under their names into the working directory; names are made distinct.
 
@@ -30,7 +30,7 @@ async def fetch_inputs(
     if not files:
         return
     account = job_account(document)
-    work = Path(working_directory(spool, assigned.job, account))
+    work = Path(working_directory(own, assigned.job, account))
     names = distinct_names(safe_name(str(f.get("filename") or "file")) for f in files)
     for file, name in zip(files, names, strict=True):
         file["filename"] = name

@@ -109,7 +109,8 @@ class Outbox:
         try:
             report.delivered()
         except Exception as error:
-            self._broken.set_exception(error)
+            if not self._broken.done():
+                self._broken.set_exception(error)
             return
         self._send()
         if not self.depth:

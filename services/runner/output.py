@@ -20,7 +20,8 @@ from typing import Protocol
 from domain.masking import Masking
 from domain.masking import Stream as MaskedStream
 from services.ledger import chunks
-from services.runner.spool import Read, Stream
+from services.runner.job_files import Stream
+from services.runner.spool import Read
 from services.runner.wire import LogSegment, LogText, Message, Output, Remark
 
 CHUNK = 512 * 1024

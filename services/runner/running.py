@@ -117,8 +117,8 @@ class Run:
         entry, desk = self.entry, self._desk
         self._launch = launch
         try:
-            prepared = prepare(launch, desk.spool, desk.host)
-            desk.spool.put_outputs(entry.job)
+            prepared = prepare(launch, desk.spool.files, desk.host)
+            desk.spool.files.put_outputs(entry.job)
             streams = self._streams(self._open(prepared), prepared)
             job = entry.order, entry.job
             desk.keeping.start(self, job, prepared.command, prepared.stdin, streams)
@@ -166,7 +166,7 @@ class Run:
         entry, desk = self.entry, self._desk
         try:
             launch = await desk.launches.fetch(entry.order, entry.assigned)
-            await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, desk.spool)
+            await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, desk.spool.files)
             if launch.document.get("command") == HOOK_PLUGIN:
                 fired = await desk.launches.fired_hook(entry.order, entry.assigned)
                 launch = replace(launch, document=launch.document | {"hook": fired})
@@ -247,7 +247,7 @@ class Run:
         if self.output is not None:
             self.output.close()
         self.output = JobOutput(
-            spool.outputs_directory,
+            spool.files.outputs_directory,
             entry.job,
             reader_for(entry.mode),
             news=self._hear,
@@ -300,7 +300,7 @@ class Run:
             **self._head(entry.started),
             pid=entry.pid,
             started=entry.started,
-            cwd=self._desk.spool.work(entry.job),
+            cwd=self._desk.spool.files.work(entry.job),
         )
         self._desk.outbox.put(entry.order, f"{entry.order}-started", fact, self._told)
 
@@ -467,7 +467,7 @@ class Run:
         blob = await store.write(entry.job, output.log.chunks) if output.log.size else None
         if named:
             try:
-                work = Path(self._desk.spool.work(entry.job))
+                work = Path(self._desk.spool.files.work(entry.job))
                 report["files"], remarks = await store.store_files(entry.job, work, named)
             except OSError as error:
                 code, description = "upload", f"Failed to store an output file: {error}"

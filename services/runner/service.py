@@ -158,7 +158,7 @@ class Runner:
     async def run(self) -> None:
         """Join, work, and leave when cancelled; when draining, leave after the last job."""
         children.prepare_process()
-        self._spool.remove_strays()
+        self._spool.files.remove_strays({entry.job for entry in self._spool.entries.values()})
         self._adopt_all()
         await self._join()
         server = self.identity.server
@@ -185,7 +185,7 @@ class Runner:
             for run in self.runs.values():
                 run.cancel()
             self._keeping.close()
-            self._spool.remove_files(self._ended)
+            self._spool.files.remove(self._ended)
             if self._ledger.connected:
                 await answering.unsubscribe()
                 await hearing.unsubscribe()
@@ -455,16 +455,16 @@ class Runner:
 
         While there are no jobs, files for the next ones are made.
         """
-        spool, has_room = self._spool, True
+        files, has_room = self._spool.files, True
         while True:
-            if spool.is_stocked or not has_room:
+            if files.is_stocked or not has_room:
                 await self._busy.wait()
             await asyncio.sleep(CLEAN_UP)
             ended, self._ended = self._ended, []
             if ended:
-                await asyncio.to_thread(spool.remove_files, ended)
-            elif not self.runs and not spool.is_stocked:
-                has_room = await asyncio.to_thread(spool.stock)
+                await asyncio.to_thread(files.remove, ended)
+            elif not self.runs and not files.is_stocked:
+                has_room = await asyncio.to_thread(files.stock)
 
     async def _tell(self) -> None:
         """Heartbeats: each second, more often at first, and soon after a job has news."""

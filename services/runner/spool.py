@@ -5,10 +5,7 @@
     DIR/runner/id        the generated server id
     DIR/runner/journal   one line of JSON per step of any job; `Entry` is folded from it
     DIR/runner/exits     appended to by the keepers (keeper.py): begin and end of each command
-    DIR/runner/output/   JOB.out and JOB.err, what the job's processes write
-    DIR/runner/work/     one working directory per job
-    DIR/runner/scripts/  one script file per job that has one
-    DIR/runner/spare-*/  empty ones that the next jobs get (spares.py)
+    and the files of the jobs (job_files.py)
 
 An order and its start are on the disk before the process exists, so nothing runs twice. All
 other lines may be lost with the machine, whose processes are lost as well; and those whose loss
@@ -20,7 +17,6 @@ import fcntl
 import functools
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -33,21 +29,13 @@ import msgspec
 from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
 from services.errors import ConfigError
 from services.logs import logger
-from services.runner.spares import Places, SpareDirectories, Spares
+from services.runner.job_files import JobFiles, Stream
 
 log = logger("spool")
 
 COMPACT_ABOVE = 4 * 1024 * 1024
 ROTATE_EXITS_ABOVE = 1024 * 1024
 
-# The files of this many ended jobs are kept to be used again.
-SPARE_JOBS = 1000
-# For so many jobs they are made in advance, for so many of them at a time.
-STOCK_JOBS = 400
-STOCK_AT_ONCE = 50
-
-Stream = Literal["out", "err"]
-_STREAMS: tuple[Stream, Stream] = ("out", "err")
 Kill = Literal["none", "parent", "all"]
 
 
@@ -126,7 +114,7 @@ class Exit:
 
 
 class Spool:
-    """The journal and the files around it; one runner at a time. Close it when done."""
+    """The journal, and `files`, those of the jobs; one runner at a time. Close it when done."""
 
     def __init__(self, directory: Path, machine: str) -> None:
         """Lock and read the spool in `directory`; `machine` is the kernel's boot id.
@@ -134,19 +122,14 @@ class Spool:
         Raises ConfigError if another runner uses the directory.
         """
         self.directory = directory
-        self._root = str(directory)
-        self.outputs_directory = f"{directory}/output"
         self.machine = machine
         self.entries: dict[int, Entry] = {}
         self.position = 0
         self.ledger: str | None = None
-        self._make_directories()
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o711)  # a job under another account reaches its own directory
         self._lock = self._take_lock()
-        places = Places(directory / "spare-places")
-        outputs, scripts = directory / "spare-outputs", directory / "spare-scripts"
-        self.outputs = Spares(outputs, 0o600, 2 * SPARE_JOBS, places)
-        self.scripts = Spares(scripts, 0o700, SPARE_JOBS, places)
-        self.works = SpareDirectories(places, "work")
+        self.files = JobFiles(directory)
         self._journal_path = directory / "journal"
         for record in self._lines():
             self._fold(record)
@@ -220,78 +203,6 @@ class Spool:
                 f"The spool in {self.directory} belongs to another ledger: "
                 "use the right --nats, or another --data-dir."
             )
-
-    # --- files ---------------------------------------------------------------------------------
-
-    def output(self, job: str, stream: Stream) -> str:
-        """The path of the file into which a job's processes write."""
-        return f"{self.outputs_directory}/{job}.{stream}"
-
-    def work(self, job: str) -> str:
-        """The path of the job's own working directory."""
-        return f"{self._root}/work/{job}"
-
-    def script(self, job: str) -> str:
-        """The path of the job's script."""
-        return f"{self._root}/scripts/{job}"
-
-    def put_work(self, job: str) -> str:
-        """Have the job's own working directory, which may be there already; returns its path."""
-        path = self.work(job)
-        if not self.works.put_at(path):
-            with suppress(FileExistsError):  # its input files are in it
-                os.mkdir(path, 0o700)
-        return path
-
-    def put_outputs(self, job: str) -> None:
-        """Have empty files where a new job will write."""
-        for stream in _STREAMS:
-            self.outputs.put_at(self.output(job, stream))
-
-    @property
-    def is_stocked(self) -> bool:
-        """Whether files for as many jobs as wanted are there before they are needed."""
-        stocks = (len(self.works), len(self.scripts), len(self.outputs) // len(_STREAMS))
-        return min(stocks) >= STOCK_JOBS
-
-    def stock(self) -> bool:
-        """Make files for some jobs that may come; safe in another thread.
-
-        False if the disk has no room.
-        """
-        try:
-            for spares, each in ((self.works, 1), (self.scripts, 1), (self.outputs, len(_STREAMS))):
-                lacking = STOCK_JOBS * each - len(spares)
-                for _ in range(min(lacking, STOCK_AT_ONCE * each)):
-                    spares.make()
-        except OSError as error:
-            log.debug("No files in advance", action="stock_failed", reason=str(error))
-            return False
-        return True
-
-    def remove_files(self, jobs: Iterable[str]) -> None:
-        """Delete or put aside everything on the disk of these jobs; safe in another thread."""
-        for job in jobs:
-            work = self.work(job)
-            try:
-                os.rmdir(work)  # most jobs leave nothing there
-            except OSError:
-                shutil.rmtree(work, ignore_errors=True)
-            self.scripts.keep(self.script(job))
-            for stream in _STREAMS:
-                self.outputs.keep(self.output(job, stream))
-
-    def remove_strays(self) -> None:
-        """Delete what an earlier runner did not come to delete; to be called at the start."""
-        live = {entry.job for entry in self.entries.values()}
-        for name in ("output", "work", "scripts"):
-            for found in os.scandir(self.directory / name):
-                if found.name.partition(".")[0] in live:
-                    continue
-                if found.is_dir(follow_symlinks=False):
-                    shutil.rmtree(found.path, ignore_errors=True)
-                else:
-                    os.unlink(found.path)
 
     def read_exits(self) -> dict[int, Exit]:
         """What the keepers wrote, by order."""
@@ -425,15 +336,7 @@ class Spool:
         for entry in self.entries.values():
             yield from _lines_of(entry)
 
-    # --- lock, directories, exits ----------------------------------------------------------------
-
-    def _make_directories(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.directory.chmod(0o711)  # a job under another account reaches its own directory
-        for name, mode in (("output", 0o700), ("work", 0o711), ("scripts", 0o711)):
-            path = self.directory / name
-            path.mkdir(exist_ok=True)
-            path.chmod(mode)
+    # --- lock and exits --------------------------------------------------------------------------
 
     def _take_lock(self) -> int:
         descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -163,17 +163,17 @@ def test_files_for_coming_jobs_are_made_in_advance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few at a time until there are enough, and no more than that."""
-    monkeypatch.setattr("services.runner.spool.STOCK_JOBS", 3)
-    monkeypatch.setattr("services.runner.spool.STOCK_AT_ONCE", 2)
+    monkeypatch.setattr("services.runner.job_files.STOCK_JOBS", 3)
+    monkeypatch.setattr("services.runner.job_files.STOCK_AT_ONCE", 2)
     spool = Spool(tmp_path, "machine1")
-    stocked = [spool.is_stocked]
+    stocked = [spool.files.is_stocked]
     for _ in range(3):
-        assert spool.stock()
-        stocked.append(spool.is_stocked)
+        assert spool.files.stock()
+        stocked.append(spool.files.is_stocked)
     assert stocked == [False, False, True, True]
     patterns = ("spare-places/*/work-*", "spare-scripts/*", "spare-outputs/*")
     assert [len(list(tmp_path.glob(pattern))) for pattern in patterns] == [3, 3, 6]
-    assert (spool.put_work("j1"), spool.is_stocked) == (spool.work("j1"), False)
+    assert (spool.files.put_work("j1"), spool.files.is_stocked) == (spool.files.work("j1"), False)
     assert len(list(tmp_path.glob("spare-places/*/work-*"))) == 2
     spool.close()
 
@@ -183,11 +183,11 @@ def test_files_of_forgotten_jobs_are_removed_at_the_start(tmp_path: Path) -> Non
     spool = used(tmp_path)
     spool = Spool(tmp_path, "machine1")
     for job in ("j3", "j6"):
-        Path(spool.output(job, "out")).touch()
-        Path(spool.work(job)).mkdir()
-        Path(spool.work(job), "file").touch()
-    spool.remove_strays()
-    assert Path(spool.output("j3", "out")).exists()
-    assert not Path(spool.output("j6", "out")).exists()
-    assert not Path(spool.work("j6")).exists()
+        Path(spool.files.output(job, "out")).touch()
+        Path(spool.files.work(job)).mkdir()
+        Path(spool.files.work(job), "file").touch()
+    spool.files.remove_strays({entry.job for entry in spool.entries.values()})
+    assert Path(spool.files.output("j3", "out")).exists()
+    assert not Path(spool.files.output("j6", "out")).exists()
+    assert not Path(spool.files.work("j6")).exists()
     spool.close()
