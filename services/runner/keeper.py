@@ -10,8 +10,8 @@ file, and leaves with the last of them. A runner that comes later has a keeper o
     end JOB ORDER STATUS       written before the process is waited for
 
 Only the standard library, and little of that: it is to be small, and a process that lives as long
-as jobs must not depend on an installation that is replaced meanwhile. Knows nothing of orders, logs
-or NATS.
+as jobs must not depend on an installation that is replaced meanwhile. Knows nothing of orders but
+their number, and nothing of logs or NATS.
 
 A request is one message: a JSON object {order, job, argv, env, cwd, account, files}, with open
 descriptors: stdin, stdout, stderr, `exits`, and where stderr is a pipe its reading end and the file

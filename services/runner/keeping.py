@@ -116,11 +116,9 @@ class Keeping:
     def _launch(self) -> None:
         """Start a keeper; OSError if that cannot be, and nothing that waits is kept."""
         try:
-            lock = self._new_lock()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                self.pid = _spawn_keeper(theirs.fileno(), lock)
-                os.close(lock)
+            with theirs, open(self._new_lock(), "rb") as lock:
+                self.pid = _spawn_keeper(theirs.fileno(), lock.fileno())
         except OSError:
             while self._unsent:
                 request = self._unsent.popleft()
