@@ -15,7 +15,7 @@ from contextlib import contextmanager
 _YOUNG, _OLDER, _ALL = 10_000, 20, 1_000
 # So long (seconds) a thread that wants the interpreter waits for a busy one; Python's 5 ms for each
 # of its statements would keep one that writes to SQLite from keeping up with a loop that folds.
-_TURN = 0.001
+_TURN = 0.0005
 
 
 @contextmanager
