@@ -112,6 +112,7 @@ class Runner:
         self.ended = asyncio.Event()
         """Set once the runner has left."""
         self.runs: dict[str, Run] = {}
+        self._sought: set[Run] = set()
         self._ledger = ledger
         self._spool = spool
         self._draining = asyncio.Event()
@@ -194,7 +195,8 @@ class Runner:
 
     def reap(self) -> None:
         """Let go of processes that jobs left to us and that have ended."""
-        if not any(run.undecided for run in self.runs.values()):  # one of them may be its
+        self._sought = {run for run in self._sought if run.undecided}
+        if not self._sought:  # one of them may be its
             children.reap({self._keeping.pid, *(run.pid for run in self.runs.values())})
 
     @property
@@ -218,6 +220,7 @@ class Runner:
 
     def _find(self, run: Run) -> None:
         """The keeper died before it told whether it has started this: as after a death of ours."""
+        self._sought.add(run)
         adopt(run, self._spool, self._keeping, self._spool.read_exits())
 
     async def _join(self) -> None:
