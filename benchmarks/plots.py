@@ -17,7 +17,7 @@ from typing import Any
 from client import Json
 
 Line = dict[str, list[tuple[float, float]]]
-ROLES = ("nats", "gateway", "scheduler", "runner", "children")
+ROLES = ("nats", "gateway", "scheduler", "runner", "keeper", "children")
 
 
 @dataclass(frozen=True, slots=True)

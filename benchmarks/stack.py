@@ -40,7 +40,7 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 SHORT = "#!/bin/sh\ntrue"
 """The trivial job."""
 SERVICES = ("nats", "gateway", "scheduler", "runner")
-ROLES = (*SERVICES, "children")
+ROLES = (*SERVICES, "keeper", "children")
 PATIENCE = 60.0
 _TICK = os.sysconf("SC_CLK_TCK")
 # A fixed piece of work: how long it takes says how fast the machine is just now.
@@ -69,8 +69,8 @@ class Stack:
     def cpu(self) -> dict[str, float]:
         """CPU seconds used so far, by service; `children` are the jobs that have ended.
 
-        The runner's keeper, whose children they are, counts as the runner. Of another server `all`
-        of its processes together, or nothing if they are not known.
+        `keeper` is the runner's child whose children they are. Of another server `all` of its
+        processes together, or nothing if they are not known.
         """
         if self.home is None:
             return {"all": _tree_cpu(self.pid)} if self.pid is not None else {}
@@ -78,11 +78,9 @@ class Stack:
         for name, pid in self.pids().items():
             used[name], children = cpu_of(pid)
             if name == "runner":
-                used["children"] = children
-                for keeper in _children(pid):
-                    own, children = cpu_of(keeper)
-                    used["runner"] += own
-                    used["children"] += children
+                keepers = [cpu_of(keeper) for keeper in children_of(pid)]
+                used["keeper"] = sum(own for own, _ in keepers)
+                used["children"] = children + sum(jobs for _, jobs in keepers)
         return used
 
     def memory(self) -> dict[str, float]:
@@ -110,11 +108,11 @@ def _tree_cpu(pid: int) -> float:
     total = 0.0
     with suppress(OSError):  # it may have ended just now
         total += sum(cpu_of(pid))
-        total += sum(map(_tree_cpu, _children(pid)))
+        total += sum(map(_tree_cpu, children_of(pid)))
     return total
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     """The processes that this one has started and that still run."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]

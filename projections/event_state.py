@@ -269,7 +269,7 @@ class EventStates:
         counted = self._days.get(event)
         if counted is None or counted.day < day:
             counted = self._days[event] = _Day(day)
-        if self._day_limits and self._day_limited(event):
+        if self._day_limited(event):
             counted.jobs[job] = counted.jobs.get(job, ()) + conditions
         for condition in conditions:
             counted.counts[condition] = counted.counts.get(condition, 0) + 1

@@ -64,6 +64,7 @@ class Child:
         self.pid = pid
         self.start = start
         self._pidfd = pidfd
+        self._ending: asyncio.Task[None] | None = None
 
     @classmethod
     def adopted(cls, pid: int, start: int) -> "Child | None":
@@ -92,27 +93,16 @@ class Child:
             loop.add_reader(self._pidfd, self._on_end, ended)
 
     def _on_end(self, ended: Ended) -> None:
-        now = time.monotonic()
-        try:
-            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        except ChildProcessError:
-            self.forget()
-            self._when_gone(ended, now)
-            return
         self.forget()
-        assert result is not None
-        ended(_status(result), now)
+        self._ending = asyncio.create_task(self._conclude(ended, time.monotonic()))
 
-    def _when_gone(self, ended: Ended, since: float) -> None:
-        process = procfs.read_process(self.pid)
-        if process is None or process.state not in "ZX" or time.monotonic() > since + GONE_WITHIN:
-            ended(None, since)
-        else:
-            loop = asyncio.get_running_loop()
-            loop.call_later(GONE_LOOK, self._when_gone, ended, since)
+    async def _conclude(self, ended: Ended, now: float) -> None:
+        ended(await gone(self.pid), now)
 
     def forget(self) -> None:
         """Stop watching; the process goes on. Fine to call twice."""
+        if self._ending is not None:
+            self._ending.cancel()
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -139,15 +129,11 @@ async def gone(pid: int) -> int | None:
         except ChildProcessError:
             result = None
         if result is not None:
-            return _status(result)
+            return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
         if time.monotonic() > deadline:
             break
         await asyncio.sleep(GONE_LOOK)
     return None
-
-
-def _status(result: os.waitid_result) -> int:
-    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
 def has_group(session: int) -> bool:

@@ -47,7 +47,7 @@ _FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _PIPE = 1024 * 1024
 # So often it is tried again to write what a full disk did not take, in seconds.
 _AGAIN = 1.0
-_ALL_SIGNALS = tuple(range(1, 32))
+ALL_SIGNALS = tuple(range(1, 32))
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -195,7 +195,7 @@ class Keeper:
             os.close(files.pop())
         wanted, streams = Request(**json.loads(request)), files[:3]
         job = Job(wanted.order, f"{wanted.job} {wanted.order}", files[3:])
-        at, since = time.time(), ticks_now()
+        at, since = time.time(), _ticks_now()
         try:
             # What is not known to have begun would be started again by the next runner.
             job.note(f"begin {job.tag} 0\n")
@@ -223,11 +223,11 @@ class Keeper:
         To ask the kernel costs more than all else here. Its clock is ours on Linux, but not in any
         sandbox; and the start may have taken long.
         """
-        if self._clock_tells_starts and ticks_now() - since <= 1:
+        if self._clock_tells_starts and _ticks_now() - since <= 1:
             return since
         with open(f"/proc/{pid}/stat", "rb") as file:
             start = int(file.read().rpartition(b") ")[2].split()[19])
-        self._clock_tells_starts = since <= start <= ticks_now()
+        self._clock_tells_starts = since <= start <= _ticks_now()
         return start
 
     def _pour(self, source: int) -> None:
@@ -272,7 +272,7 @@ class Keeper:
         self._tell(f"ended {job.order} {status} {now!r}")
 
 
-def ticks_now() -> int:
+def _ticks_now() -> int:
     """The clock that start times are told by: ticks since the machine's boot, now."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS // 1_000_000_000
 
@@ -314,7 +314,7 @@ def _start(wanted: Request, argv: list[str], streams: list[int]) -> int:
         file_actions=[(os.POSIX_SPAWN_DUP2, source, to) for to, source in enumerate(streams)],
         setsid=True,
         setsigmask=(),
-        setsigdef=_ALL_SIGNALS,
+        setsigdef=ALL_SIGNALS,
     )
 
 
@@ -329,7 +329,7 @@ def _start_as(
             os.setsid()
             for to, source in enumerate(streams):
                 os.dup2(source, to)
-            for number in _ALL_SIGNALS:
+            for number in ALL_SIGNALS:
                 with contextlib.suppress(OSError):  # two of them are always at their default
                     signal.signal(number, signal.SIG_DFL)
             os.setgroups(groups)
@@ -339,7 +339,7 @@ def _start_as(
         except OSError as error:
             os.write(writing, str(error.errno).encode())
         finally:
-            os._exit(126)
+            os._exit(NOT_STARTED)
     os.close(writing)
     with open(reading, "rb") as answer:
         refused = answer.read()

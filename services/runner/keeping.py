@@ -28,7 +28,6 @@ log = logger("keeping")
 # How often it is looked whether the keeper of an earlier runner has noticed that this is gone.
 LOOK = 0.02
 ANSWER = 256
-_ALL_SIGNALS = tuple(range(1, 32))
 _OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -234,7 +233,7 @@ def _spawn_keeper(runner: int, lock: int) -> int:
         file_actions=nowhere,
         setsid=True,
         setsigmask=(),
-        setsigdef=_ALL_SIGNALS,
+        setsigdef=keeper.ALL_SIGNALS,
     )
 
 

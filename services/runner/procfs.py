@@ -78,11 +78,6 @@ def by_session(wanted: set[int]) -> dict[int, list[Process]]:
     return found
 
 
-def ticks_now() -> int:
-    """The clock that start times are told by: ticks since the machine's boot, now."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * TICKS_PER_SECOND // 1_000_000_000
-
-
 def age(start: int) -> float:
     """For how many seconds a process has lived that began at `start`; no clock change matters."""
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start / TICKS_PER_SECOND)

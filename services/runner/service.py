@@ -7,15 +7,11 @@ this process, jobs go on; reports are delivered when they can be. Knows nothing 
 import asyncio
 import json
 import os
-import platform
 import secrets
-import socket
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import psutil
 
 from domain.facts import (
     Actor,
@@ -35,7 +31,7 @@ from services.ledger import live
 from services.ledger.connection import LedgerUnavailable
 from services.ledger.reader import Follower
 from services.logs import logger
-from services.runner import children, procfs
+from services.runner import children, machine, procfs
 from services.runner.adoption import adopt
 from services.runner.commands import Host, mode_of
 from services.runner.environment import Base, inherited
@@ -233,9 +229,9 @@ class Runner:
             boot=me.boot,
             machine_boot=self._spool.machine,
             hostname=me.hostname,
-            ip=_address(),
+            ip=machine.address(),
             groups=list(me.groups),
-            info=_machine_info(),
+            info=machine.described(),
             inventory=[
                 from_plain(
                     Held, {"job": e.job, "order": e.order, "state": states.get(e.phase, "ordered")}
@@ -500,7 +496,7 @@ class Runner:
             "at": round(time.time(), 3),
             "hostname": me.hostname,
             "order_position": self._spool.position,
-            "info": _load_info(),
+            "info": machine.load(),
             "jobs": {job: run.telemetry() for job, run in self.runs.items()},
         }
 
@@ -538,50 +534,3 @@ def _transfers(pids: list[int]) -> tuple[dict[int, int], dict[int, list[Connecti
 
 def _number(value: object, otherwise: int) -> int:
     return int(value) if isinstance(value, int | float) else otherwise
-
-
-def _address() -> str:
-    """The address that this machine would use towards others; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
-
-
-def _machine_info() -> Json:
-    """What does not change while the runner runs (data.md 10)."""
-    os_info = {
-        "platform": platform.system().lower(),
-        "distro": _distribution(),
-        "release": platform.release(),
-        "arch": platform.machine(),
-    }
-    return {"os": os_info, **_load_info()}
-
-
-def _distribution() -> str:
-    try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", "")
-    except OSError:
-        return ""
-
-
-def _load_info() -> Json:
-    """Load and memory now; bytes, percent, and the 1-minute load average."""
-    memory = psutil.virtual_memory()
-    return {
-        "cpu": {
-            "cores": psutil.cpu_count() or 1,
-            "avgLoad": round(os.getloadavg()[0], 2),
-            "currentLoad": psutil.cpu_percent(None),
-        },
-        "memory": {
-            "total": memory.total,
-            "available": memory.available,
-            "used": memory.used,
-            "free": memory.free,
-            "active": memory.total - memory.available,
-        },
-    }
