@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from client import Json
+from stack import ROLES
 
 Line = dict[str, list[tuple[float, float]]]
-ROLES = ("nats", "gateway", "scheduler", "runner", "keeper", "children")
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def test_a_stream_whose_states_go_backwards_has_a_flaw(program: Any) -> None:
 
 
 def test_a_picture_shows_each_line_of_what_was_measured(program: Any) -> None:
-    cpu = dict.fromkeys("nats gateway scheduler runner children all".split(), 1.5)
+    cpu = dict.fromkeys("nats gateway scheduler runner keeper children all".split(), 1.5)
     rows = [
         {"what": what, "amount": amount, "cpu_ms_per_job": cpu}
         for what, amount in (("events", 10), ("events", 100), ("queued", 0))
