@@ -23,6 +23,11 @@ class Account:
     home: str
     shell: str
 
+    @property
+    def owner(self) -> tuple[int, int]:
+        """As `chown` takes it."""
+        return self.uid, self.gid
+
 
 @functools.cache
 def own_account() -> Account:

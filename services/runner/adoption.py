@@ -52,7 +52,7 @@ async def _find_process(run: Run, spool: Spool, keeping: Keeping, seen: Exit | N
     if seen is None:
         run.decide_to_start()
         return
-    mark = _mark(spool, entry)
+    mark = _mark(entry)
     pid = seen.pid or await _pid_of(mark)
     process = procfs.read_process(pid)
     ours = process is not None and procfs.has_variables(pid, mark)
@@ -75,6 +75,6 @@ async def _status(spool: Spool, entry: Entry, pid: int) -> int | None:
     return seen.status if seen else None
 
 
-def _mark(spool: Spool, entry: Entry) -> set[bytes]:
+def _mark(entry: Entry) -> set[bytes]:
     """What only this job's processes have in their environment."""
-    return {f"JOB_ID={entry.job}".encode(), os.fsencode(f"PWD={spool.files.work(entry.job)}")}
+    return {f"JOB_ID={entry.job}".encode(), os.fsencode(f"PWD={entry.folder.work}")}

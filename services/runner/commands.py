@@ -1,7 +1,6 @@
 """From a launch to a command line, a script file and the line on the child's standard input.
 
-Follows plugins.md 3, 5 and 9. Touches only the job's own working directory and script file; it
-starts nothing.
+Follows plugins.md 3, 5 and 9. Touches only the job's own folder; it starts nothing.
 """
 
 import json
@@ -20,7 +19,7 @@ from services.runner.accounts import Account, account_of, own_account
 from services.runner.children import Command
 from services.runner.environment import VERSION, Base, environment
 from services.runner.errors import CannotStart
-from services.runner.job_files import JobFiles
+from services.runner.job_files import Folder
 from services.runner.keeper import SHELL
 from services.runner.launches import Launch
 from services.runner.spool import Mode, write_all
@@ -56,33 +55,31 @@ class Host:
     env: Base
 
 
-def prepare(launch: Launch, files: JobFiles, host: Host) -> Prepared:
+def prepare(launch: Launch, folder: Folder, host: Host) -> Prepared:
     """Make the working directory and the script file; say what to run.
 
     Raises CannotStart with the text for the job's description, OSError if a disk fails.
     """
     document = launch.document
-    job = str(document["id"])
     account = job_account(document)
-    work = working_directory(files, job, account)
-    job_log = files.output(job, "out")
+    folder.make_work(account.owner if account else None)
     variables = environment(
         host.env,
         document,
         secrets=launch.secrets,
         account=account or own_account(),
-        job_log=job_log,
-        cwd=work,
+        job_log=folder.out,
+        cwd=folder.work,
         base_url=host.base_url,
     )
     script = _script_of(launch)
-    path = files.script(job) if script is not None else None
+    path = folder.script if script is not None else None
     argv = _argv(document, path, script, variables.variables, launch.secrets)
     if script is not None:
-        _write_script(files, job, script, account)
-    request = _request(launch, host, cwd=work, job_log=job_log)
+        _write_script(folder.script, script, account)
+    request = _request(launch, host, cwd=folder.work, job_log=folder.out)
     return Prepared(
-        command=Command(argv, variables.variables, work, account),
+        command=Command(argv, variables.variables, folder.work, account),
         stdin=request,
         remarks=variables.remarks,
     )
@@ -117,14 +114,6 @@ def _built_in(document: Json) -> str | None:
     return first[1:-1] if first.startswith("[") and first.endswith("]") else None
 
 
-def working_directory(files: JobFiles, job: str, account: Account | None) -> str:
-    """The job's own directory, made if it is not there yet."""
-    path = files.put_work(job)
-    if account is not None:
-        os.chown(path, account.uid, account.gid)
-    return path
-
-
 def _script_of(launch: Launch) -> bytes | None:
     """What becomes a file, with unix line ends: the shell plugin's param, or the plugin's own."""
     if _built_in(launch.document) == SHELL_PLUGIN:
@@ -137,14 +126,12 @@ def _unix(text: str) -> bytes:
     return text.replace("\r\n", "\n").encode("utf-8", "surrogateescape")
 
 
-def _write_script(files: JobFiles, job: str, script: bytes, account: Account | None) -> None:
-    """A file that its account may run."""
-    path = files.script(job)
-    files.scripts.put_at(path)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def _write_script(path: str, script: bytes, account: Account | None) -> None:
+    """A file that its account may run; it is empty, or not there for a job of before."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o700)
     try:
         if account is not None:
-            os.fchown(descriptor, account.uid, account.gid)
+            os.fchown(descriptor, *account.owner)
         write_all(descriptor, script)
     finally:
         os.close(descriptor)

@@ -11,15 +11,15 @@ from typing import Any
 
 from domain.facts import JobAssigned
 from services.runner.accounts import Account
-from services.runner.commands import job_account, working_directory
+from services.runner.commands import job_account
 from services.runner.errors import CannotStart
 from services.runner.files import distinct_names, safe_name
-from services.runner.job_files import JobFiles
+from services.runner.job_files import Folder
 from services.runner.launches import Launch, Launches
 
 
 async def fetch_inputs(
-    launches: Launches, order: int, assigned: JobAssigned, launch: Launch, own: JobFiles
+    launches: Launches, order: int, assigned: JobAssigned, launch: Launch, folder: Folder
 ) -> None:
     """Put the input files under their names into the working directory; names are made distinct.
 
@@ -30,7 +30,8 @@ async def fetch_inputs(
     if not files:
         return
     account = job_account(document)
-    work = Path(working_directory(own, assigned.job, account))
+    folder.make_work(account.owner if account else None)
+    work = Path(folder.work)
     names = distinct_names(safe_name(str(f.get("filename") or "file")) for f in files)
     for file, name in zip(files, names, strict=True):
         file["filename"] = name
@@ -66,5 +67,5 @@ def _create(path: Path, account: Account | None) -> int:
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     if account is not None:
-        os.fchown(descriptor, account.uid, account.gid)
+        os.fchown(descriptor, *account.owner)
     return descriptor

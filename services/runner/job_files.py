@@ -1,117 +1,217 @@
-"""The files of a runner's jobs: where they are, made when needed or before, deleted or used again.
+"""The files of a runner's jobs: a folder for each, made before it is needed and used again.
 
-    DIR/runner/output/   JOB.out and JOB.err, what the job's processes write
-    DIR/runner/work/     one working directory per job
-    DIR/runner/scripts/  one script file per job that has one
-    DIR/runner/spare-*/  empty ones that the next jobs get (spares.py)
+    DIR/runner/jobs/PLACE/NAME/   a folder, under a name that no other job ever had
+        out, err                  what the job's processes write
+        script                    its script, if it has one
+        JOB/                      its working directory
+
+On ext4 a new file or directory costs up to a millisecond where others were deleted in the last
+minutes, because it passes by each of their inodes. So folders of ended jobs are used again, some
+are made while there is no job, and they are made in places far from each other, so that few are
+deleted in any of them.
+
+A process that outlived its job must not meet another job there. So a folder that is used again has
+another name, and nobody still has one of its files (spares.py); and as nothing tells whether a
+process stands in a directory, working directories are always new.
 
 Knows nothing of orders, nor how far a job got.
 """
 
 import os
+import secrets
 import shutil
-from collections.abc import Iterable, Set
+from collections import deque
+from collections.abc import Set
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from services.logs import logger
-from services.runner.spares import Places, SpareDirectories, Spares
+from services.runner import spares
 
 log = logger("files")
 
-# The files of this many ended jobs are kept to be used again.
+# The folders of this many ended jobs are kept to be used again.
 SPARE_JOBS = 1000
 # For so many jobs they are made in advance, for so many of them at a time.
 STOCK_JOBS = 400
 STOCK_AT_ONCE = 50
+# What is new is scattered over so many parts of the disk.
+PLACES = 16
 
 Stream = Literal["out", "err"]
-_STREAMS: tuple[Stream, Stream] = ("out", "err")
+_FILES = {"out": 0o600, "err": 0o600, "script": 0o700}
+# So that jobs of all accounts reach what is theirs.
+_PASSABLE = 0o711
+# Where the release before had the files of its jobs, and its spare ones.
+_FORMER = ("output", "work", "scripts", "spare-outputs", "spare-scripts", "spare-places")
+
+
+@dataclass(slots=True)
+class Folder:
+    """The paths of one job's files, not to be changed.
+
+    `name` tells its folder from all others; it is empty for a job of the release before, which had
+    none.
+    """
+
+    name: str
+    out: str
+    err: str
+    script: str
+    work: str
+
+    def make_work(self, owner: tuple[int, int] | None) -> None:
+        """Have the working directory, which may be there already, for this account or our own.
+
+        Raises OSError if the disk has no room.
+        """
+        with suppress(FileExistsError):  # the job's input files are in it
+            os.mkdir(self.work, 0o700)
+        if owner is not None:
+            os.chmod(os.path.dirname(self.work), _PASSABLE)
+            os.chown(self.work, *owner)
 
 
 class JobFiles:
-    """Everything on the disk that belongs to single jobs."""
+    """Everything on the disk that belongs to single jobs.
+
+    `clean` and `stock` may be called from one thread, all else from one other.
+    """
 
     def __init__(self, directory: Path) -> None:
         """In `directory`, whose lock is to be held before anything is made or deleted."""
+        spares.prepare_process()
         self._root = str(directory)
-        self.outputs_directory = f"{directory}/output"
-        for name, mode in (("output", 0o700), ("work", 0o711), ("scripts", 0o711)):
-            path = directory / name
-            path.mkdir(exist_ok=True)
-            path.chmod(mode)
-        places = Places(directory / "spare-places")
-        outputs, scripts = directory / "spare-outputs", directory / "spare-scripts"
-        self.outputs = Spares(outputs, 0o600, 2 * SPARE_JOBS, places)
-        self.scripts = Spares(scripts, 0o700, SPARE_JOBS, places)
-        self.works = SpareDirectories(places, "work")
+        self._jobs = f"{directory}/jobs"
+        _have_directory(self._jobs)
+        spares.scatter(self._jobs)
+        for place in range(PLACES):
+            _have_directory(f"{self._jobs}/{place}")
+        self._run = secrets.token_hex(6)
+        self._numbers = count()
+        self._spare: deque[str] = deque()
+        self._left: deque[str] = deque()
 
-    def output(self, job: str, stream: Stream) -> str:
-        """The path of the file into which a job's processes write."""
-        return f"{self.outputs_directory}/{job}.{stream}"
+    def folder(self, name: str, job: str) -> Folder:
+        """The folder of this name, as that of this job."""
+        if not name:
+            return self._former(job)
+        path = f"{self._jobs}/{name}"
+        return Folder(name, f"{path}/out", f"{path}/err", f"{path}/script", f"{path}/{job}")
 
-    def work(self, job: str) -> str:
-        """The path of the job's own working directory."""
-        return f"{self._root}/work/{job}"
+    def take(self) -> str:
+        """The name of a folder for a new job, with empty files. Raises OSError without room."""
+        return self._spare.pop() if self._spare else self._made()
 
-    def script(self, job: str) -> str:
-        """The path of the job's script."""
-        return f"{self._root}/scripts/{job}"
+    def leave(self, folder: Folder) -> None:
+        """The job needs it no more: have it cleaned up."""
+        if folder.name:
+            self._left.append(folder.name)
+        else:
+            for path in (folder.out, folder.err, folder.script, folder.work):
+                with suppress(OSError):
+                    _remove(path)
 
-    def put_work(self, job: str) -> str:
-        """Have the job's own working directory, which may be there already; returns its path."""
-        path = self.work(job)
-        if not self.works.put_at(path):
-            with suppress(FileExistsError):  # its input files are in it
-                os.mkdir(path, 0o700)
-        return path
+    @property
+    def is_clean(self) -> bool:
+        """Whether there is nothing for `clean` to do."""
+        return not self._left
 
-    def put_outputs(self, job: str) -> None:
-        """Have empty files where a new job will write."""
-        for stream in _STREAMS:
-            self.outputs.put_at(self.output(job, stream))
+    def clean(self) -> None:
+        """Make what was left fit for other jobs, or delete it."""
+        with suppress(IndexError):
+            while True:
+                self._clean(self._left.popleft())
+
+    def _clean(self, name: str) -> None:
+        left, spare = f"{self._jobs}/{name}", self._new_name(name.partition("/")[0])
+        path = f"{self._jobs}/{spare}"
+        try:
+            os.rename(left, path)
+        except OSError:  # it may have been cleaned by a runner that died before it forgot the job
+            shutil.rmtree(left, ignore_errors=True)
+            return
+        if len(self._spare) < SPARE_JOBS and _emptied(path):
+            self._spare.append(spare)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
     @property
     def is_stocked(self) -> bool:
-        """Whether files for as many jobs as wanted are there before they are needed."""
-        stocks = (len(self.works), len(self.scripts), len(self.outputs) // len(_STREAMS))
-        return min(stocks) >= STOCK_JOBS
+        """Whether there are folders for as many jobs as wanted before they are needed."""
+        return len(self._spare) >= STOCK_JOBS
 
     def stock(self) -> bool:
-        """Make files for some jobs that may come; safe in another thread.
-
-        False if the disk has no room.
-        """
+        """Make folders for some jobs that may come; False if the disk has no room."""
         try:
-            for spares, each in ((self.works, 1), (self.scripts, 1), (self.outputs, len(_STREAMS))):
-                lacking = STOCK_JOBS * each - len(spares)
-                for _ in range(min(lacking, STOCK_AT_ONCE * each)):
-                    spares.make()
+            for _ in range(min(STOCK_JOBS - len(self._spare), STOCK_AT_ONCE)):
+                self._spare.append(self._made())
         except OSError as error:
             log.debug("No files in advance", action="stock_failed", reason=str(error))
             return False
         return True
 
-    def remove(self, jobs: Iterable[str]) -> None:
-        """Delete or put aside everything on the disk of these jobs; safe in another thread."""
-        for job in jobs:
-            work = self.work(job)
-            try:
-                os.rmdir(work)  # most jobs leave nothing there
-            except OSError:
-                shutil.rmtree(work, ignore_errors=True)
-            self.scripts.keep(self.script(job))
-            for stream in _STREAMS:
-                self.outputs.keep(self.output(job, stream))
+    def take_over(self, live: Set[str]) -> None:
+        """Have the folders of these names, and leave all others: spare ones, and ended jobs'."""
+        for name in live:  # the machine may have died before they were on the disk
+            os.makedirs(f"{self._jobs}/{name}", 0o700, exist_ok=True)
+        for place in range(PLACES):
+            names = (f"{place}/{name}" for name in os.listdir(f"{self._jobs}/{place}"))
+            self._left += (name for name in names if name not in live)
+        if "" not in live:
+            for former in _FORMER:
+                shutil.rmtree(f"{self._root}/{former}", ignore_errors=True)
 
-    def remove_strays(self, live: Set[str]) -> None:
-        """Delete the files of jobs that are not `live`, which an earlier runner did not come to."""
-        for name in ("output", "work", "scripts"):
-            for found in os.scandir(f"{self._root}/{name}"):
-                if found.name.partition(".")[0] in live:
-                    continue
-                if found.is_dir(follow_symlinks=False):
-                    shutil.rmtree(found.path, ignore_errors=True)
-                else:
-                    os.unlink(found.path)
+    def _former(self, job: str) -> Folder:
+        """Where the release before had this job's files, which stay there until it is reported."""
+        output, root = f"{self._root}/output/{job}", self._root
+        return Folder(
+            "", f"{output}.out", f"{output}.err", f"{root}/scripts/{job}", f"{root}/work/{job}"
+        )
+
+    def _new_name(self, place: str = "") -> str:
+        number = next(self._numbers)
+        return f"{place or number % PLACES}/{self._run}-{number}"
+
+    def _made(self) -> str:
+        name = self._new_name()
+        path = f"{self._jobs}/{name}"
+        os.mkdir(path, 0o700)
+        try:
+            for file, mode in _FILES.items():
+                flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(f"{path}/{file}", flags, mode))
+        except OSError:
+            self._left.append(name)
+            raise
+        return name
+
+
+def _have_directory(path: str) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(path)
+    os.chmod(path, _PASSABLE)
+
+
+def _emptied(path: str) -> bool:
+    """Whether a folder has its files again, empty and ours alone, and nothing else."""
+    try:
+        for name in os.listdir(path):
+            if name not in _FILES:
+                _remove(f"{path}/{name}")
+    except OSError:
+        return False
+    return all(spares.emptied(f"{path}/{name}", mode) for name, mode in _FILES.items())
+
+
+def _remove(path: str) -> None:
+    """Delete whatever it is. Raises OSError."""
+    try:
+        os.rmdir(path)  # most jobs leave nothing in their directory
+    except NotADirectoryError:
+        os.unlink(path)
+    except OSError:
+        shutil.rmtree(path)

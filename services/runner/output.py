@@ -20,7 +20,7 @@ from typing import Protocol
 from domain.masking import Masking
 from domain.masking import Stream as MaskedStream
 from services.ledger import chunks
-from services.runner.job_files import Stream
+from services.runner.job_files import Folder, Stream
 from services.runner.spool import Read
 from services.runner.wire import LogSegment, LogText, Message, Output, Remark
 
@@ -240,8 +240,7 @@ class JobOutput:
 
     def __init__(
         self,
-        directory: str,
-        job: str,
+        folder: Folder,
         reader: Reader,
         *,
         news: Callable[[Output], None],
@@ -254,11 +253,11 @@ class JobOutput:
 
         With `masking`, log and news hold only what that lets through.
         """
-        self.out = OutputFile(f"{directory}/{job}.out", owner, known=known)
-        self.err = OutputFile(f"{directory}/{job}.err", owner, known=known)
+        self.out = OutputFile(folder.out, owner, known=known)
+        self.err = OutputFile(folder.err, owner, known=known)
         self.log = JobLog()
         self._texts: OutputFile | None = None
-        self._texts_path = f"{directory}/{job}.text"
+        self._texts_path = f"{folder.out}.text"
         self._pipe: ErrorPipe | None = None
         self._reader = reader
         self._news = news

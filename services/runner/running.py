@@ -117,8 +117,7 @@ class Run:
         entry, desk = self.entry, self._desk
         self._launch = launch
         try:
-            prepared = prepare(launch, desk.spool.files, desk.host)
-            desk.spool.files.put_outputs(entry.job)
+            prepared = prepare(launch, entry.folder, desk.host)
             streams = self._streams(self._open(prepared), prepared)
             job = entry.order, entry.job
             desk.keeping.start(self, job, prepared.command, prepared.stdin, streams)
@@ -157,7 +156,7 @@ class Run:
         if self.entry.mode.kill == "none":
             return Streams(out, err, None, err, exits)
         account = prepared.command.account
-        source, writing = make_pipe((account.uid, account.gid) if account else None)
+        source, writing = make_pipe(account.owner if account else None)
         output.pour_from(source)
         return Streams(out, writing, source, err, exits)
 
@@ -166,7 +165,7 @@ class Run:
         entry, desk = self.entry, self._desk
         try:
             launch = await desk.launches.fetch(entry.order, entry.assigned)
-            await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, desk.spool.files)
+            await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, entry.folder)
             if launch.document.get("command") == HOOK_PLUGIN:
                 fired = await desk.launches.fired_hook(entry.order, entry.assigned)
                 launch = replace(launch, document=launch.document | {"hook": fired})
@@ -247,12 +246,11 @@ class Run:
         if self.output is not None:
             self.output.close()
         self.output = JobOutput(
-            spool.files.outputs_directory,
-            entry.job,
+            entry.folder,
             reader_for(entry.mode),
             news=self._hear,
             noted=lambda stream, upto, at: spool.read(entry.order, stream, upto, at),
-            owner=(account.uid, account.gid) if account else None,
+            owner=account.owner if account else None,
             known=prepared is None,
             masking=self._masking(),
         )
@@ -300,7 +298,7 @@ class Run:
             **self._head(entry.started),
             pid=entry.pid,
             started=entry.started,
-            cwd=self._desk.spool.files.work(entry.job),
+            cwd=entry.folder.work,
         )
         self._desk.outbox.put(entry.order, f"{entry.order}-started", fact, self._told)
 
@@ -467,7 +465,7 @@ class Run:
         blob = await store.write(entry.job, output.log.chunks) if output.log.size else None
         if named:
             try:
-                work = Path(self._desk.spool.files.work(entry.job))
+                work = Path(entry.folder.work)
                 report["files"], remarks = await store.store_files(entry.job, work, named)
             except OSError as error:
                 code, description = "upload", f"Failed to store an output file: {error}"

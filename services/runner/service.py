@@ -116,7 +116,6 @@ class Runner:
             self._draining.set()
         self._joined_at = 0
         self._news: list[Recorded] = []
-        self._ended: list[str] = []
         self._fetched: list[tuple[Run, Launch]] = []
         self._starts: deque[tuple[Run, Launch]] = deque()
         self._starting = False
@@ -155,7 +154,7 @@ class Runner:
     async def run(self) -> None:
         """Join, work, and leave when cancelled; when draining, leave after the last job."""
         children.prepare_process()
-        self._spool.files.remove_strays({entry.job for entry in self._spool.entries.values()})
+        self._spool.files.take_over({e.folder.name for e in self._spool.entries.values()})
         self._adopt_all()
         await self._join()
         server = self.identity.server
@@ -182,7 +181,7 @@ class Runner:
             for run in self.runs.values():
                 run.cancel()
             self._keeping.close()
-            self._spool.files.remove(self._ended)
+            self._spool.files.clean()
             if self._ledger.connected:
                 await answering.unsubscribe()
                 await hearing.unsubscribe()
@@ -413,7 +412,7 @@ class Runner:
 
     def _done(self, run: Run) -> None:
         del self.runs[run.entry.job]
-        self._ended.append(run.entry.job)
+        self._spool.files.leave(run.entry.folder)
         self._idle.set()
 
     # --- while jobs run ------------------------------------------------------------------------
@@ -426,7 +425,7 @@ class Runner:
             for run in list(self.runs.values()):
                 more = run.poll(time.time()) or more
             self._spool.flush()
-            if not (self.runs or self._ended or self._leftovers.sessions):
+            if self._spool.files.is_clean and not (self.runs or self._leftovers.sessions):
                 self._busy.clear()
             await asyncio.sleep(0 if more else POLL)
 
@@ -450,18 +449,17 @@ class Runner:
             await asyncio.sleep(max(LOOK, LOOK_SHARE * took))
 
     async def _clean_up(self) -> None:
-        """Put the files of reported jobs aside, many at once and off the loop.
+        """Put the folders of reported jobs aside, many at once and off the loop.
 
         While there are no jobs, files for the next ones are made.
         """
         files, has_room = self._spool.files, True
         while True:
-            if files.is_stocked or not has_room:
+            if files.is_clean and (files.is_stocked or not has_room):
                 await self._busy.wait()
             await asyncio.sleep(CLEAN_UP)
-            ended, self._ended = self._ended, []
-            if ended:
-                await asyncio.to_thread(files.remove, ended)
+            if not files.is_clean:
+                await asyncio.to_thread(files.clean)
             elif not self.runs and not files.is_stocked:
                 has_room = await asyncio.to_thread(files.stock)
 

@@ -29,7 +29,7 @@ import msgspec
 from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
 from services.errors import ConfigError
 from services.logs import logger
-from services.runner.job_files import JobFiles, Stream
+from services.runner.job_files import Folder, JobFiles, Stream
 
 log = logger("spool")
 
@@ -79,13 +79,14 @@ class Read:
 class Entry:
     """What is remembered about one order that is not yet reported.
 
-    `start_ticks` makes the pid unique within `machine`, the kernel's boot id. `told` means that
+    `folder` is where its files are, the same for every runner. `start_ticks` makes the pid unique within `machine`, the kernel's boot id. `told` means that
     JobStarted is on the ledger. `status` is the exit status, -N for signal N, None if nobody
     can know it. `report` is the JobFinished that only waits for the ledger.
     """
 
     order: int
     assigned: JobAssigned
+    folder: Folder
     phase: Phase = Phase.ORDERED
     machine: str = ""
     mode: Mode = Mode()
@@ -146,13 +147,20 @@ class Spool:
     def take(self, orders: Iterable[tuple[int, JobAssigned, Mode | None]], position: int) -> None:
         """Put orders and the reader's position on the disk, before any of them starts.
 
-        Each order is (sequence, fact, mode); without a mode it is not started yet.
+        Each order is (sequence, fact, mode); without a mode it is not started yet. Each gets its
+        folder.
         """
         records: list[Json] = []
-        for order, assigned, mode in orders:
-            starts = {"m": self.machine, "mode": _as_json(mode)} if mode else {}
-            records.append({"t": "ordered", "o": order, **starts, "fact": assigned})
-        self._write([*records, {"t": "position", "at": position}], sync=bool(records))
+        try:
+            for order, assigned, mode in orders:
+                starts = {"m": self.machine, "mode": _as_json(mode)} if mode else {}
+                head = {"t": "ordered", "o": order, "d": self.files.take()}
+                records.append({**head, **starts, "fact": assigned})
+            self._write([*records, {"t": "position", "at": position}], sync=bool(records))
+        except OSError:
+            for record in records:
+                self.files.leave(self.files.folder(record["d"], record["fact"].job))
+            raise
 
     def starting(self, orders: Iterable[tuple[int, Mode]]) -> None:
         """These orders will be started now; on the disk before this returns."""
@@ -278,7 +286,8 @@ class Spool:
         kind = record.get("t")
         order = record.get("o", 0)
         if kind == "ordered":
-            self.entries[order] = Entry(order, record["fact"])
+            folder = self.files.folder(record.get("d", ""), record["fact"].job)
+            self.entries[order] = Entry(order, record["fact"], folder)
             if "m" in record:
                 self._fold_step(self.entries[order], record | {"t": "starting"})
         elif kind == "position":
@@ -370,7 +379,7 @@ class Spool:
 def _lines_of(entry: Entry) -> Iterable[Json]:
     """The journal's lines from which this entry folds again."""
     order = entry.order
-    yield {"t": "ordered", "o": order, "fact": entry.assigned}
+    yield {"t": "ordered", "o": order, "d": entry.folder.name, "fact": entry.assigned}
     if entry.machine:
         yield {"t": "starting", "o": order, "m": entry.machine, "mode": _as_json(entry.mode)}
     if entry.pid:

