@@ -79,9 +79,10 @@ class Read:
 class Entry:
     """What is remembered about one order that is not yet reported.
 
-    `folder` is where its files are, the same for every runner. `start_ticks` makes the pid unique within `machine`, the kernel's boot id. `told` means that
-    JobStarted is on the ledger. `status` is the exit status, -N for signal N, None if nobody
-    can know it. `report` is the JobFinished that only waits for the ledger.
+    `folder` is where its files are, the same for every runner. `start_ticks` makes the pid unique
+    within `machine`, the kernel's boot id. `told` means that JobStarted is on the ledger. `status`
+    is the exit status, -N for signal N, None if nobody can know it. `report` is the JobFinished
+    that only waits for the ledger.
     """
 
     order: int
