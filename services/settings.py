@@ -111,6 +111,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Port for metrics, on loopback alone; 0 = none."""
     replicas: int = 1
     """Copies of the ledger in a NATS cluster: 1, 3 or 5."""
+    batches_in_memory: bool = False
+    """Whether NATS collects batches in memory, as with `up`: few facts are worth one then."""
     log_format: Literal["console", "json"] = "console"
     """How logs are written."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -25,6 +25,7 @@ from services.cli.serve import import_folds
 from services.cli.supervise import Child, Supervisor
 from services.cli.wanted import Wanted
 from services.ledger.embedded import NatsSetup
+from services.ledger.staging import Staging
 from services.settings import Settings
 
 # While starting, readiness is asked this often (seconds). Afterwards only the own nats-server is
@@ -61,6 +62,8 @@ def _keep_running(settings: Settings, cluster: int, *, verbose: bool) -> None:
     setups = _check(settings, cluster)
     log_dir = settings.data_dir / "log"
     log_dir.mkdir(mode=0o700, exist_ok=True)
+    # The nodes of a cluster collect batches in memory by themselves.
+    staging = Staging(setups[0].log_file.parent) if len(setups) == 1 else None
     with Supervisor(settings.run_dir, log_dir, _say, verbose=verbose) as family:
         watches: dict[str, Path] = {}
         for number, setup in enumerate(setups, 1):
@@ -76,17 +79,24 @@ def _keep_running(settings: Settings, cluster: int, *, verbose: bool) -> None:
         family.settled = True
         if not family.stopped:
             _say(_welcome(settings))
-        _watch_stores(watches, family)
+        _watch_stores(watches, staging, family)
         _say("Stopping; running jobs go on.")
+    if staging is not None:
+        staging.remove()
 
 
-def _watch_stores(logs: dict[str, Path], family: Supervisor) -> None:
-    """Until stopped: start a nats-server anew when it is stuck after the disk was full."""
+def _watch_stores(logs: dict[str, Path], staging: Staging | None, family: Supervisor) -> None:
+    """Until stopped: have batches collected in memory, whenever nats-server was started anew.
+
+    And start it anew when it is stuck after the disk was full.
+    """
     from services.cli.store_watch import WATCH, StoreWatch
 
     watches = {name: StoreWatch(log) for name, log in logs.items()}
 
     def look() -> bool:
+        if staging is not None:
+            staging.look()
         for name, watch in watches.items():
             if watch.is_stuck():
                 _say(f"The disk has room again; {name} is started anew.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from services.cli import serve
+from services.ledger.staging import is_possible
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def members(settings: Settings, setups: "list[NatsSetup]") -> Iterator[Member]:
         yield from _cluster(settings, setups)
         return
     for kind in ("gateway", "scheduler", "runner"):
-        mine: dict[str, object] = {"nats": setups[0].url_for(kind)} if setups else {}
+        mine: dict[str, object] = {}
+        if setups:
+            mine = {"nats": setups[0].url_for(kind), "batches_in_memory": is_possible()}
         if settings.metrics_port:
             mine["metrics_port"] = settings.metrics_port + METRICS_PORTS.index(kind)
         service = serve.SERVICES[kind]

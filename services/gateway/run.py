@@ -61,6 +61,7 @@ async def run_gateway(settings: Settings) -> None:
 @contextlib.asynccontextmanager
 async def _gateway(settings: Settings, ledger: Ledger, secret: bytes) -> AsyncIterator[Gateway]:
     """A gateway with its history open, hearing the runners' heartbeats."""
+    ledger.groups.in_memory = settings.batches_in_memory
     gateway = Gateway(settings, ledger, secret)
     founded = await ledger.get(1)
     if founded is None or not isinstance(founded.fact, LedgerFounded):

@@ -13,7 +13,6 @@ What the server does (tests/services/test_ledger_append.py holds it to that):
 """
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -31,6 +30,7 @@ from services.ledger.errors import (
     OutcomeUnknown,
     WrongSequence,
 )
+from services.ledger.groups import GUARD, GUARD_SUBJECT, Message
 from services.ledger.reading import Stored
 from services.ledger.replies import Reply
 from services.metrics import APPEND_SECONDS
@@ -44,28 +44,12 @@ PATIENCE = 5.0
 # a leader answers nothing at all.
 ANSWER_WAIT = 2.0
 RETRY_WAIT = 0.05
-# Guarded singles in flight beat an atomic batch, which the server stages in a directory of its
-# own, up to about this many facts (design.md 3.4).
-PIPELINED = 16
 BATCH_LIMIT = 1000
-
-GUARD = "Nats-Expected-Last-Subject-Sequence"
-GUARD_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 
 StoredCopy = Callable[[int, str, bytes], object]
 
 _GUARD_FAILED = (10071, 10164)
 _DUPLICATE_IN_BATCH = 10201
-
-
-class _Message(msgspec.Struct, frozen=True):
-    subject: str
-    data: bytes
-    headers: dict[str, str]
-
-    @property
-    def id(self) -> str:
-        return self.headers["Nats-Msg-Id"]
 
 
 class _Deadline:
@@ -148,11 +132,12 @@ def offer(
 
     def conclude(answer: "asyncio.Future[Reply | None]") -> None:
         APPEND_SECONDS.observe(time.perf_counter() - began)
-        (stored if _is_stored(ledger, answer.result()) else otherwise)()
+        reply = None if answer.exception() else answer.result()
+        (stored if _is_stored(ledger, reply) else otherwise)()
 
     message = _message(fact, id)
     try:
-        answer = ledger.begin(message.subject, message.data, message.headers, ANSWER_WAIT)
+        answer = ledger.groups.write(message, ANSWER_WAIT)
     except LedgerUnavailable:
         otherwise()
     else:
@@ -201,16 +186,17 @@ async def append_fenced(
     """Record a leader's decisions, (id, fact) in order, if its term still is the last one.
 
     Returns the last fact's sequence. Raises Deposed once `facts.term` has moved on: then any
-    number of the first facts may stand. Up to 16 facts are separate writes on a single node;
-    more (and on a replicated stream two or more) stand or fall together, a thousand at a time.
+    number of the first facts may stand. On a single node fewer facts than are worth a batch are
+    separate writes; more (and on a replicated stream two or more) stand or fall together, a
+    thousand at a time.
     """
     if not facts:
         raise ValueError("there is nothing to append")
     messages = [_message(fact, id) for id, fact in facts]
     deadline = _Deadline(patience)
-    limit = PIPELINED if await reading.replicas(ledger) == 1 else 1
+    enough = ledger.groups.enough if await reading.replicas(ledger) == 1 else 2
     try:
-        if len(messages) <= limit:
+        if len(messages) < enough:
             return await _store_pipelined(ledger, messages, term, deadline)
         for start in range(0, len(messages), BATCH_LIMIT):
             batch = messages[start : start + BATCH_LIMIT]
@@ -222,7 +208,7 @@ async def append_fenced(
 
 
 async def _store_pipelined(
-    ledger: "Ledger", messages: list[_Message], term: int, deadline: _Deadline
+    ledger: "Ledger", messages: list[Message], term: int, deadline: _Deadline
 ) -> int:
     """Guarded writes, all in flight at once; what went unanswered is sent again, in order."""
     for message in messages:
@@ -240,7 +226,7 @@ async def _store_pipelined(
 
 
 async def _exchange_each(
-    ledger: "Ledger", messages: list[_Message], deadline: _Deadline
+    ledger: "Ledger", messages: list[Message], deadline: _Deadline
 ) -> dict[str, Json]:
     """Send each message and await all answers; those that came, by id."""
     await _wait_connected(ledger, deadline)
@@ -265,7 +251,7 @@ async def _exchange_each(
 
 
 async def _store_batch(
-    ledger: "Ledger", messages: list[_Message], after: int, deadline: _Deadline
+    ledger: "Ledger", messages: list[Message], after: int, deadline: _Deadline
 ) -> int:
     """One atomic batch; `after` is a sequence that its messages certainly stand behind."""
     if not 1 <= len(messages) <= BATCH_LIMIT:
@@ -289,18 +275,18 @@ async def _store_batch(
     raise _refused(error, deadline)
 
 
-async def _exchange(ledger: "Ledger", messages: list[_Message], deadline: _Deadline) -> Json:
+async def _exchange(ledger: "Ledger", messages: list[Message], deadline: _Deadline) -> Json:
     """The server's answer to one message, or to the last one of a batch; sent until it comes."""
     while True:
         if deadline.left <= 0 or not ledger.connected:
             await _wait_connected(ledger, deadline)
         try:
-            *staged, last = messages if len(messages) == 1 else _as_batch(messages)
-            for message in staged:
-                await ledger.publish(message.subject, message.data, headers=message.headers)
-            reply = await ledger.request(
-                last.subject, last.data, headers=last.headers, within=deadline.answer_wait
-            )
+            within = deadline.answer_wait
+            if len(messages) == 1:
+                future = ledger.groups.write(messages[0], within)
+            else:
+                future = ledger.groups.write_batch(messages, within)
+            reply = await ledger.answer(future, messages[-1].subject, within)
         except NotSent:
             continue
         except NotServed as error:
@@ -340,23 +326,12 @@ async def _wait_connected(ledger: "Ledger", deadline: _Deadline) -> None:
     raise LedgerUnavailable(f"{deadline.trouble}; nothing was stored.")
 
 
-def _as_batch(messages: list[_Message]) -> list[_Message]:
-    """The messages with the headers of a new atomic batch."""
-    batch = secrets.token_hex(8)
-    marked = []
-    for number, message in enumerate(messages, 1):
-        headers = message.headers | {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-        marked.append(_Message(message.subject, message.data, headers))
-    marked[-1].headers["Nats-Batch-Commit"] = "1"
-    return marked
-
-
-def _message(fact: Fact, id: str) -> _Message:
+def _message(fact: Fact, id: str) -> Message:
     headers = {"Nats-Msg-Id": id, "Fact-Kind": fact.kind}
-    return _Message(subject_of(fact), encode(fact), headers)
+    return Message(subject_of(fact), encode(fact), headers)
 
 
-def _put_guards(messages: list[_Message], expect: Mapping[str, int]) -> None:
+def _put_guards(messages: list[Message], expect: Mapping[str, int]) -> None:
     """Guard each subject on the first message that may carry it: its own, else any free one."""
     elsewhere = dict(expect)
     for message in messages:
@@ -372,7 +347,7 @@ def _put_guards(messages: list[_Message], expect: Mapping[str, int]) -> None:
         carrier.headers[GUARD_SUBJECT] = subject
 
 
-def _fence(message: _Message, term: int) -> None:
+def _fence(message: Message, term: int) -> None:
     message.headers[GUARD] = str(term)
     message.headers[GUARD_SUBJECT] = TERM
 

@@ -35,6 +35,7 @@ from services.ledger.errors import (
     Refused,
     WrongSequence,
 )
+from services.ledger.groups import Groups
 from services.ledger.replies import Reply, parse_headers
 from services.logs import logger
 from services.metrics import Appending
@@ -79,6 +80,8 @@ class Ledger:
         """Of the stream LEDGER; 0 until somebody asked."""
         self.highest = 0
         """The highest sequence that any answer named: what is written next stands after it."""
+        self.groups = Groups(self)
+        """Through which facts are written."""
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_disconnect: list[Callable[[], None]] = []
         # Permissions name each user's inbox (nats/permissions).
@@ -150,7 +153,7 @@ class Ledger:
     ) -> asyncio.Future[Reply | None]:
         """As `send`; without an answer within so many seconds there is an empty one."""
         token = b"%x" % next(self._tokens)
-        self._send(subject, payload, headers, self._answers + token.decode())
+        self.post(subject, payload, headers, self._answers + token.decode())
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply | None] = loop.create_future()
         self._waiting[token] = future
@@ -171,11 +174,12 @@ class Ledger:
 
         Raises NotSent without a connection, LedgerUnavailable if it is too large.
         """
-        self._send(subject, payload, headers, reply)
+        self.post(subject, payload, headers, reply)
 
-    def _send(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None, reply: str
+    def post(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, reply: str = ""
     ) -> None:
+        """As `publish`, at once."""
         try:
             self.nc.send(subject, payload, header_block(headers) if headers else b"", reply)
         except (OutboundBufferLimitError, ConnectionClosedError) as error:
@@ -358,6 +362,7 @@ class Ledger:
             callback()
 
     def _fail_waiting(self) -> None:
+        self.groups.forget_waiting(NotSent(f"The connection to NATS broke ({self.name})."))
         for future in list(self._waiting.values()):
             if not future.done():
                 future.set_result(None)

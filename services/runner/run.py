@@ -54,6 +54,7 @@ async def run_runner(
         server = server_id(spool.directory, id)
         name = f"runner-{server}"
         async with connected(settings.nats_url, server, spool.directory, LEDGER_WAIT) as ledger:
+            ledger.groups.in_memory = settings.batches_in_memory
             spool.belongs_to(await ledger_id(ledger, within=LEDGER_WAIT, consumer=name))
             boot = new_boot()
             await refuse_twin(ledger, server, boot)

@@ -19,6 +19,7 @@ log = structlog.get_logger()
 async def run_scheduler(settings: Settings) -> None:
     """Run a scheduler on the ledger that `settings` name, until cancelled."""
     async with Ledger.open(settings.nats_url, name="scheduler") as ledger:
+        ledger.groups.in_memory = settings.batches_in_memory
         scheduler = Scheduler(settings, ledger, time.time)
         scheduler.asking.files = PluginFiles(ledger, settings, time.time).bring
         log.info("scheduler is up", action="scheduler_up", instance=scheduler.instance)

@@ -12,6 +12,13 @@ from services.ledger.errors import Deposed, LedgerUnavailable, OutcomeUnknown, W
 from tests.services.wire import Cable, abort, edit, everything, term, tick, until
 
 
+@pytest.fixture(params=[False, True], ids=["batches-on-disk", "batches-in-memory"])
+async def ledger(request: pytest.FixtureRequest, ledger: Ledger) -> Ledger:
+    """An empty ledger whose writes go together early, or late."""
+    ledger.groups.in_memory = request.param
+    return ledger
+
+
 @pytest.fixture
 async def cable(ledger: Ledger, nats_server: EmbeddedNats) -> AsyncIterator[Cable]:
     """A cable to the server of the (fresh) ledger."""
@@ -22,9 +29,10 @@ async def cable(ledger: Ledger, nats_server: EmbeddedNats) -> AsyncIterator[Cabl
 
 
 @pytest.fixture
-async def far(cable: Cable) -> AsyncIterator[Ledger]:
+async def far(ledger: Ledger, cable: Cable) -> AsyncIterator[Ledger]:
     """The same ledger, reached through the cable."""
     async with Ledger.open(cable.url, name="far") as opened:
+        opened.groups.in_memory = ledger.groups.in_memory
         yield opened
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from services.ledger.staging import is_possible
+
 PATIENCE = 30.0
 SERVICES = ("nats", "gateway", "scheduler", "runner")
 
@@ -252,6 +254,22 @@ def test_a_killed_service_is_back_within_a_second_and_works(running: Up, name: s
     eventually(running.answers, "the API answers again", 10.0)
     eventually(lambda: running.call("get_active_servers")["rows"], "the runner is there", 10.0)
     assert running.said(f"{name} was ended by SIGKILL; it is started again.")
+
+
+@pytest.mark.skipif(not is_possible(), reason="no room in /dev/shm")
+def test_batches_are_collected_in_memory_also_by_the_next_nats_server(up: Up) -> None:
+    def link() -> Path | None:
+        links = (up.home / "nats" / "store").glob("jetstream/*/streams/LEDGER/batches")
+        return next((found.readlink() for found in links if found.is_symlink()), None)
+
+    up.start()
+    memory = eventually(link, "the link is there")
+    os.kill(up.pid("nats"), signal.SIGKILL)
+    eventually(lambda: link() is None, "nats-server starts without it")
+    assert eventually(link, "the link is there again") == memory
+
+    up.stop()
+    assert not memory.exists()
 
 
 def test_the_lines_it_prints_work_when_pasted(running: Up) -> None:
