@@ -39,7 +39,7 @@ SPARE_JOBS = 1000
 STOCK_JOBS = 400
 STOCK_AT_ONCE = 50
 # What is new is scattered over so many parts of the disk.
-PLACES = 16
+PLACES = 64
 
 Stream = Literal["out", "err"]
 _FILES = {"out": 0o600, "err": 0o600, "script": 0o700}
