@@ -46,14 +46,14 @@ class Command:
 class Streams:
     """The open descriptors of a job's output: what it writes to, and how its stderr is kept.
 
-    `source` is the reading end of the pipe `err`, whose bytes go to the file `kept`; it is None
-    where stderr is itself that file. `exits` is the spool's.
+    `source` is the reading end of the pipe `err`, whose bytes go to the file at the path `kept`; it
+    is None where stderr is itself that file. `exits` is the spool's.
     """
 
     out: int
     err: int
     source: int | None
-    kept: int
+    kept: str
     exits: int
 
 

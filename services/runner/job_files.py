@@ -1,7 +1,7 @@
 """The files of a runner's jobs: a folder for each, made before it is needed and used again.
 
     DIR/runner/jobs/PLACE/NAME/   a folder, under a name that no other job ever had
-        out, err                  what the job's processes write
+        out, err                  what the job's processes write, the latter if they do
         script                    its script, if it has one
         JOB/                      its working directory
 
@@ -42,7 +42,8 @@ STOCK_AT_ONCE = 50
 PLACES = 64
 
 Stream = Literal["out", "err"]
-_FILES = {"out": 0o600, "err": 0o600, "script": 0o700}
+# What is there before and after each job.
+_FILES = {"out": 0o600, "script": 0o700}
 # So that jobs of all accounts reach what is theirs.
 _PASSABLE = 0o711
 # Where the release before had the files of its jobs, and its spare ones.

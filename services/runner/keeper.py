@@ -13,10 +13,11 @@ Only the standard library, and little of that: it is to be small, and a process 
 as jobs must not depend on an installation that is replaced meanwhile. Knows nothing of orders but
 their number, and nothing of logs or NATS.
 
-A request is one message: a JSON object {order, job, argv, env, cwd, account, files}, with open
-descriptors: stdin, stdout, stderr, `exits`, and where stderr is a pipe its reading end and the file
-that it is poured into. A message without bytes has its object in one more descriptor, the last.
-`account` is [uid, gid, groups] or null, `files` the soft limit of open files. Answers:
+A request is one message: a JSON object {order, job, argv, env, cwd, account, files, kept}, with
+open descriptors: stdin, stdout, stderr, `exits`, and where stderr is a pipe its reading end. A
+message without bytes has its object in one more descriptor, the last. `account` is [uid, gid,
+groups] or null, `files` the soft limit of open files, `kept` the path of the file that stderr is
+poured into; a runner of the release before sent that file as a last descriptor instead. Answers:
 
     started ORDER PID TICKS AT NOW     its session is PID; start in clock ticks since boot
     refused ORDER ERRNO
@@ -45,6 +46,7 @@ LARGEST = 64 * 1024
 _ROOM = socket.CMSG_SPACE(16 * array.array("i").itemsize)
 _FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _PIPE = 1024 * 1024
+_APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 # So often it is tried again to write what a full disk did not take, in seconds.
 _AGAIN = 1.0
 ALL_SIGNALS = tuple(range(1, 32))
@@ -54,7 +56,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Request:
     """What to start; the names are those of the JSON object."""
 
-    __slots__ = ("account", "argv", "cwd", "env", "files", "job", "order")
+    __slots__ = ("account", "argv", "cwd", "env", "files", "job", "kept", "order")
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Request:
         cwd: str,
         account: tuple[int, int, list[int]] | None,
         files: int,
+        kept: str = "",
     ) -> None:
         self.order = order
         self.job = job
@@ -74,18 +77,19 @@ class Request:
         self.cwd = cwd
         self.account = account
         self.files = files
+        self.kept = kept
 
 
 class Job:
-    """A command that runs; `source` and `sink` are the pipe of its stderr and the file for it."""
+    """A command that runs; `source` is the pipe of its stderr, `sink` the file for it once open."""
 
-    __slots__ = ("exits", "left", "order", "sink", "source", "tag")
+    __slots__ = ("exits", "kept", "left", "order", "sink", "source", "tag")
 
-    def __init__(self, order: int, tag: str, files: list[int]) -> None:
+    def __init__(self, order: int, tag: str, files: list[int], kept: str) -> None:
         self.order = order
         self.tag = tag
-        self.exits, *pipe = files
-        self.source, self.sink = pipe or (-1, -1)
+        self.exits, self.source, self.sink = (*files, -1, -1)[:3]
+        self.kept = kept
         self.left = b""
 
     def note(self, line: str) -> None:
@@ -108,6 +112,8 @@ class Job:
             if not self.left:
                 raise EOFError
         with contextlib.suppress(OSError):
+            if self.sink < 0:
+                self.sink = os.open(self.kept, _APPENDING, 0o600)
             while self.left:
                 self.left = self.left[os.write(self.sink, self.left) :]
         return True
@@ -194,7 +200,7 @@ class Keeper:
             request = os.pread(files[-1], os.fstat(files[-1]).st_size, 0)
             os.close(files.pop())
         wanted, streams = Request(**json.loads(request)), files[:3]
-        job = Job(wanted.order, f"{wanted.job} {wanted.order}", files[3:])
+        job = Job(wanted.order, f"{wanted.job} {wanted.order}", files[3:], wanted.kept)
         at, since = time.time(), _ticks_now()
         try:
             # What is not known to have begun would be started again by the next runner.

@@ -246,7 +246,7 @@ def _request(job: tuple[int, str], command: Command, stdin: bytes, streams: Stre
         own.append(os.dup(streams.exits))
         files = [own[-2], streams.out, streams.err, own[-1]]
         if streams.source is not None:
-            files += [streams.source, streams.kept]
+            files.append(streams.source)
         message = json.dumps(
             {
                 "order": job[0],
@@ -256,6 +256,7 @@ def _request(job: tuple[int, str], command: Command, stdin: bytes, streams: Stre
                 "cwd": command.cwd,
                 "account": account and (account.uid, account.gid, account.groups),
                 "files": _OPEN_FILES,
+                "kept": streams.kept,
             }
         ).encode()
         if len(message) > keeper.LARGEST:

@@ -145,8 +145,8 @@ class OutputFile:
 class ErrorPipe:
     """The pipe that a job's stderr is, and the file that its bytes are poured into."""
 
-    def __init__(self, source: int, sink: int) -> None:
-        """`source` is the reading end, which is closed with this; `sink` the file."""
+    def __init__(self, source: int, sink: Callable[[], OutputFile]) -> None:
+        """`source` is the reading end, which is closed with this; `sink` opens the file."""
         self.source = source
         self._sink = sink
         self._left = b""
@@ -163,7 +163,7 @@ class ErrorPipe:
         size = len(self._left)
         try:
             while self._left:
-                self._left = self._left[os.write(self._sink, self._left) :]
+                self._left = self._left[os.write(self._sink().descriptor, self._left) :]
         except OSError:
             return False  # a full disk: the job waits until there is room again
         return size >= BUSY
@@ -254,7 +254,12 @@ class JobOutput:
         With `masking`, log and news hold only what that lets through.
         """
         self.out = OutputFile(folder.out, owner, known=known)
-        self.err = OutputFile(folder.err, owner, known=known)
+        self._err: OutputFile | None = None
+        self._err_path = folder.err
+        self._owner = owner
+        self._known = known
+        if known:
+            self.err()
         self.log = JobLog()
         self._texts: OutputFile | None = None
         self._texts_path = f"{folder.out}.text"
@@ -268,6 +273,12 @@ class JobOutput:
             {"out": masking.stream(), "err": masking.stream()} if masking else {}
         )
 
+    def err(self) -> OutputFile:
+        """The file of stderr. Few jobs write there, so that it is made when it is needed first."""
+        if self._err is None:
+            self._err = OutputFile(self._err_path, self._owner, known=self._known)
+        return self._err
+
     def replay(self, reads: list[Read]) -> None:
         """Read again what an earlier runner read, in its order."""
         Path(self._texts_path).unlink(missing_ok=True)
@@ -279,7 +290,7 @@ class JobOutput:
 
     def pour_from(self, source: int) -> None:
         """Stderr is a pipe with this reading end, which is closed with the rest."""
-        self._pipe = ErrorPipe(source, self.err.descriptor)
+        self._pipe = ErrorPipe(source, self.err)
 
     def poll(self, now: float, upto: tuple[int, int] | None = None) -> bool:
         """Read what has come, at most a chunk per stream; whether there may be more.
@@ -289,7 +300,9 @@ class JobOutput:
         more = self._pipe is not None and upto is None and self._pipe.pour()
         streams: tuple[Stream, Stream] = ("out", "err")
         for index, stream in enumerate(streams):
-            file = self._file(stream)
+            file = self.out if stream == "out" else self._err
+            if file is None:
+                continue
             end = file.notice_emptied()
             if upto is not None:
                 end = min(end, upto[index])
@@ -308,7 +321,7 @@ class JobOutput:
         """Where both streams end now."""
         while self._pipe is not None and self._pipe.pour():
             pass
-        return self.out.notice_emptied(), self.err.notice_emptied()
+        return self.out.notice_emptied(), self._err.notice_emptied() if self._err else 0
 
     def finish(self) -> None:
         """Nothing more will be read: a last line without line feed counts."""
@@ -319,7 +332,9 @@ class JobOutput:
 
     def error_head(self) -> bytes:
         """The first bytes of stderr."""
-        head = self.err.read(0, ERROR_HEAD)
+        if self._err is None:
+            return b""
+        head = self._err.read(0, ERROR_HEAD)
         if self._masking is None:
             return head
         mask = self._masking.stream()
@@ -330,14 +345,14 @@ class JobOutput:
         """Let go of the files; stdout's and stderr's own are the spool's to delete."""
         if self._pipe is not None:
             self._pipe.close()
-        for file in (self.out, self.err, self._texts):
+        for file in (self.out, self._err, self._texts):
             if file is not None:
                 file.close()
         if self._texts is not None:
             Path(self._texts_path).unlink(missing_ok=True)
 
     def _file(self, stream: Stream) -> OutputFile:
-        return self.out if stream == "out" else self.err
+        return self.out if stream == "out" else self.err()
 
     def _take(self, stream: Stream, file: OutputFile, chunk: bytes) -> None:
         offset = file.position - len(chunk)

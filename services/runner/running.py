@@ -151,14 +151,13 @@ class Run:
 
     def _streams(self, output: JobOutput, prepared: Prepared) -> Streams:
         """What the process writes to. Where it may outlive its job, stderr must be a file."""
-        out, err = output.out.descriptor, output.err.descriptor
-        exits = self._desk.spool.exits
+        out, kept, exits = output.out.descriptor, self.entry.folder.err, self._desk.spool.exits
         if self.entry.mode.kill == "none":
-            return Streams(out, err, None, err, exits)
+            return Streams(out, output.err().descriptor, None, kept, exits)
         account = prepared.command.account
         source, writing = make_pipe(account.owner if account else None)
         output.pour_from(source)
-        return Streams(out, writing, source, err, exits)
+        return Streams(out, writing, source, kept, exits)
 
     async def fetch_and_start(self) -> None:
         """Ask for what the order does not say; then it can start."""

@@ -31,7 +31,7 @@ def after(files: JobFiles, *folders: Folder) -> Folder:
     assert files.is_clean
     assert not any(os.path.exists(folder.out) for folder in folders)
     following = files.folder(files.take(), "next")
-    modes = {"out": 0o600, "err": 0o600, "script": 0o700}
+    modes = {"out": 0o600, "script": 0o700}
     for path in Path(following.out).parent.iterdir():
         found = path.stat()
         assert (found.st_size, found.st_mode & 0o7777) == (0, modes.pop(path.name))
@@ -45,10 +45,10 @@ def inode(path: str) -> int:
 
 def test_a_folder_is_used_again_under_another_name_and_empty(files: JobFiles) -> None:
     folder = folder_of(files, "j1")
-    kept = inode(folder.out), inode(folder.err), inode(folder.script)
+    kept = inode(folder.out), inode(folder.script)
     following = after(files, folder)
     assert following.name != folder.name
-    assert kept == (inode(following.out), inode(following.err), inode(following.script))
+    assert kept == (inode(following.out), inode(following.script))
 
 
 def test_a_working_directory_is_new_and_ours_alone(files: JobFiles) -> None:
@@ -88,7 +88,7 @@ def test_what_a_job_put_beside_its_files_is_deleted(files: JobFiles, tmp_path: P
 
 
 @pytest.mark.parametrize("mode", ["rb", "ab"])
-@pytest.mark.parametrize("name", ["out", "err", "script"])
+@pytest.mark.parametrize("name", ["out", "script"])
 def test_files_that_somebody_has_open_are_not_used_again(
     files: JobFiles, name: str, mode: str
 ) -> None:
@@ -101,7 +101,7 @@ def test_files_that_somebody_has_open_are_not_used_again(
 
 def test_a_folder_without_one_of_its_files_is_not_used_again(files: JobFiles) -> None:
     folder = folder_of(files, "j1")
-    os.unlink(folder.err)
+    os.unlink(folder.script)
     after(files, folder)
 
 
