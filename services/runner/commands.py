@@ -3,7 +3,6 @@
 Follows plugins.md 3, 5 and 9. Touches only the job's own folder; it starts nothing.
 """
 
-import json
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from pathlib import Path
 from domain.facts import Json
 from services.runner.accounts import Account, account_of, own_account
 from services.runner.children import Command
-from services.runner.environment import VERSION, Base, environment
+from services.runner.environment import VERSION, Base, as_json, environment
 from services.runner.errors import CannotStart
 from services.runner.job_files import Folder
 from services.runner.keeper import SHELL
@@ -226,7 +225,7 @@ def _request(launch: Launch, host: Host, *, cwd: str, job_log: str) -> bytes:
         "versions": {"xyops": VERSION, "xysat": VERSION},
         "activity": None,
     }
-    return json.dumps(request, separators=(",", ":"), default=str).encode() + b"\n"
+    return as_json(request) + b"\n"
 
 
 def _visible(files: object) -> list[Json]:

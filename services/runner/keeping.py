@@ -8,7 +8,6 @@ not answer has to be found out. Knows nothing of orders but their number.
 import asyncio
 import errno
 import fcntl
-import json
 import os
 import resource
 import signal
@@ -22,6 +21,7 @@ from typing import Protocol
 from services.logs import logger
 from services.runner import keeper
 from services.runner.children import Child, Command, Streams
+from services.runner.environment import as_json
 
 log = logger("keeping")
 
@@ -247,7 +247,7 @@ def _request(job: tuple[int, str], command: Command, stdin: bytes, streams: Stre
         files = [own[-2], streams.out, streams.err, own[-1]]
         if streams.source is not None:
             files.append(streams.source)
-        message = json.dumps(
+        message = as_json(
             {
                 "order": job[0],
                 "job": job[1],
@@ -258,7 +258,7 @@ def _request(job: tuple[int, str], command: Command, stdin: bytes, streams: Stre
                 "files": _OPEN_FILES,
                 "kept": streams.kept,
             }
-        ).encode()
+        )
         if len(message) > keeper.LARGEST:
             own.append(_memory_file("request", message))
             files.append(own[-1])
