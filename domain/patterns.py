@@ -7,25 +7,20 @@ back references do not exist here. Must not know what the patterns are for.
 from functools import lru_cache
 from typing import Any
 
-import re2
-
-
-def _quiet() -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    return options
-
-
-_OPTIONS = _quiet()
-_TAG = re2.compile(r"<[/!?a-zA-Z][^>]*>")
+_TAG = r"<[/!?a-zA-Z][^>]*>"
 _PASSES = 8
 
 
 @lru_cache(maxsize=1024)
 def compiled(pattern: str) -> Any | None:
     """The compiled pattern, or None when it is not a regular expression that RE2 knows."""
+    # Imported here: it takes 2.5 MB, and a runner matches nothing.
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
     try:
-        return re2.compile(pattern, _OPTIONS)
+        return re2.compile(pattern, options)
     except (re2.error, UnicodeError):
         return None
 
@@ -52,7 +47,8 @@ def without_tags(text: str) -> str:
     A tag that appears when an inner one is taken out is taken out as well.
     """
     for _ in range(_PASSES):
-        if "<" not in text or _TAG.search(text) is None:
+        tag = compiled(_TAG) if "<" in text else None
+        if tag is None or tag.search(text) is None:
             return text
-        text = str(_TAG.sub("", text))
+        text = str(tag.sub("", text))
     return text.replace("<", "")

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+import secrets
 import time
 from binascii import crc_hqx  # CRC-16/XMODEM, as NATS uses it
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from urllib.parse import SplitResult, unquote
 from domain.facts import Json
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from nacl.signing import SigningKey
 
 Kind = Literal["operator", "account", "user"]
 
 _SEED = 18 << 3
+_SEED_BYTES = 32
 _PREFIXES: dict[Kind, int] = {"operator": 14 << 3, "account": 0, "user": 20 << 3}
 _HEADER = {"typ": "JWT", "alg": "ed25519-nkey"}
 _TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -39,9 +41,7 @@ class KeyPair:
     @classmethod
     def new(cls, kind: Kind) -> "KeyPair":
         """A fresh pair."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        raw = Ed25519PrivateKey.generate().private_bytes_raw()
+        raw = secrets.token_bytes(_SEED_BYTES)
         prefix = _PREFIXES[kind]
         return cls.of(_text(bytes([_SEED | prefix >> 5, (prefix & 31) << 3]) + raw))
 
@@ -52,12 +52,12 @@ class KeyPair:
         if len(raw) != 34 or raw[0] & 0xF8 != _SEED:
             raise ValueError("This is no seed of a NATS key.")
         prefix = (raw[0] & 7) << 5 | raw[1] >> 3
-        public = _private(raw[2:]).public_key().public_bytes_raw()
+        public = bytes(_private(raw[2:]).verify_key)
         return cls(seed, _text(bytes([prefix]) + public))
 
     def sign(self, message: bytes) -> bytes:
         """The signature, 64 bytes."""
-        return _private(_checked(self.seed)[2:]).sign(message)
+        return _private(_checked(self.seed)[2:]).sign(message).signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +145,10 @@ def _with_login(url: str, secret: str) -> str:
     return f"{scheme if found else 'nats'}://{secret}{'@' if secret else ''}{host}"
 
 
-def _private(raw: bytes) -> "Ed25519PrivateKey":
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+def _private(raw: bytes) -> "SigningKey":
+    from nacl.signing import SigningKey
 
-    return Ed25519PrivateKey.from_private_bytes(raw)
+    return SigningKey(raw)
 
 
 def _text(raw: bytes) -> str:

@@ -12,13 +12,14 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING
 
 from domain.facts import Json
 from services.ledger.errors import LedgerError, StartupError
 from services.ledger.secrets import write_private
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEYS_VARIABLE = "JOBLEDGER_SECRETS_KEYS_FILE"
 _KEY_BYTES = 32
@@ -39,7 +40,7 @@ class Vault:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._keys: dict[str, AESGCM] = {}
+        self._keys: dict[str, bytes] = {}
         self.reload()
 
     @classmethod
@@ -80,7 +81,7 @@ class Vault:
             ) from error
         if not raw or any(len(key) != _KEY_BYTES for key in raw):
             raise StartupError(f"{self.file} does not hold keys of secrets, one per line.")
-        self._keys = {_fingerprint(key): AESGCM(key) for key in raw}
+        self._keys = {_fingerprint(key): key for key in raw}
 
     def seal(self, secret: str, name: str, value: str, key: str) -> str:
         """A value of the variable `name` as ciphertext under the key with this fingerprint.
@@ -91,7 +92,7 @@ class Vault:
             raise Unreadable(f"The key {key} is not in {self.file}.")
         nonce = secrets.token_bytes(_NONCE_BYTES)
         content = value.encode("utf-8", "surrogatepass")
-        sealed = self._keys[key].encrypt(nonce, content, _place(secret, name))
+        sealed = _cipher(self._keys[key]).encrypt(nonce, content, _place(secret, name))
         return f"{key}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def unseal(self, secret: str, name: str, token: str) -> str:
@@ -99,9 +100,11 @@ class Vault:
         key, _, text = token.partition(".")
         if not self.has(key):
             raise Unreadable(f"The key {key} of the secret {secret} is not in {self.file}.")
+        from cryptography.exceptions import InvalidTag
+
         try:
             raw = base64.urlsafe_b64decode(text)
-            opened = self._keys[key].decrypt(
+            opened = _cipher(self._keys[key]).decrypt(
                 raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _place(secret, name)
             )
         except (InvalidTag, ValueError) as error:
@@ -128,6 +131,13 @@ def forget_other_keys(file: Path, key: str) -> int:
     if kept:
         write_private(file, b"\n".join(kept) + b"\n", replace=True)
     return len(lines) - len(kept) if kept else 0
+
+
+def _cipher(key: bytes) -> "AESGCM":
+    # Imported here: it is 6 MB in a process, and most installations have no secrets.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key)
 
 
 def _fingerprint(key: bytes) -> str:
