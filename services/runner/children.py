@@ -13,7 +13,8 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from services.runner import procfs
 from services.runner.accounts import Account
@@ -29,8 +30,7 @@ _STDERR = 2
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """What to run: an argument list whose first entry is an absolute path.
 
     `account` is None for the runner's own account.
@@ -42,8 +42,7 @@ class Command:
     account: Account | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(Struct, frozen=True):
     """The open descriptors of a job's output: what it writes to, and how its stderr is kept.
 
     `source` is the reading end of the pipe `err`, whose bytes go to the file at the path `kept`; it

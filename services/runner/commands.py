@@ -13,6 +13,8 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
+
 from domain.facts import Json
 from services.runner.accounts import Account, account_of, own_account
 from services.runner.children import Command
@@ -35,8 +37,7 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))", re.ASCII)
 _SHEBANG = re.compile(rb"#![ \t]*([^\s]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """Everything that `Keeping.start` needs; `remarks` are lines for the job's activity."""
 
     command: Command

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from domain.facts import Json
 from services.runner.accounts import Account
@@ -47,8 +48,7 @@ class Base:
         return cls(variables, _most_bytes(variables))
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(Struct, frozen=True):
     """The variables, and a line for the job's activity per variable that was left out."""
 
     variables: dict[str, str]
@@ -91,11 +91,10 @@ def environment(
         "SHELL": account.shell,
     }
     env = {**base.variables, **own}
-    protected = _PROTECTED | secrets.keys()
     remarks: list[str] = []
     room = TOTAL - base.size - _most_bytes(own)
     for name, value in _given(document):
-        if name in protected or name.startswith(_LOADER) or "\0" in value:
+        if name in _PROTECTED or name in secrets or name.startswith(_LOADER) or "\0" in value:
             continue
         size = len(name.encode()) + len(value.encode("utf-8", "surrogatepass")) + 2
         if size > min(LONGEST, room):
@@ -154,6 +153,8 @@ def _most_bytes(variables: Mapping[str, str]) -> int:
 
 
 def _texts(values: Any) -> dict[str, str]:
+    if not values:
+        return {}
     texts = {k: text(v) for k, v in _object(values).items()}
     return {k: v for k, v in texts.items() if k and "=" not in k and "\0" not in k + v}
 

@@ -14,9 +14,10 @@ import signal
 import socket
 import sys
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from services.logs import logger
 from services.runner import keeper
@@ -47,8 +48,7 @@ class Client(Protocol):
         """It is over; see `children.Ended`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(Struct, frozen=True):
     """A message that waits; `files` go with it, `own` are closed once it is sent."""
 
     order: int

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from domain.assembly import Assembly, Made, on_server
 from domain.facts import JobAssigned, JobRequested, Json, from_plain
@@ -40,8 +40,7 @@ HOOK_PLUGIN = "[hook-plugin]"
 log = logger("launches")
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """Everything needed to start a job. `secrets` are variable names and values.
 
     `document` holds the job's keys, with the params that name the server expanded.

@@ -70,8 +70,7 @@ class JobNews:
         self.closed = True
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a job ended. `report` holds the other record fields and the collected data."""
 
     code: Code

@@ -7,9 +7,10 @@ by the ledger or ignored by the folds. Knows nothing of what the reports say.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from domain.facts import Fact
 from services.ledger.connection import LedgerUnavailable
@@ -25,8 +26,7 @@ RETRY_WAIT = 0.2
 log = logger("outbox")
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
+class _Report(Struct, frozen=True):
     key: int
     id: str
     fact: Fact

@@ -8,9 +8,8 @@ outbox delivers what it reports.
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +166,7 @@ class Run:
             await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, entry.folder)
             if launch.document.get("command") == HOOK_PLUGIN:
                 fired = await desk.launches.fired_hook(entry.order, entry.assigned)
-                launch = replace(launch, document=launch.document | {"hook": fired})
+                launch = structs.replace(launch, document=launch.document | {"hook": fired})
         except CannotStart as error:
             self._conclude_without_process(1, str(error))
             return
@@ -227,16 +226,14 @@ class Run:
             self._child.forget()
 
     async def _worked(self, work: Coroutine[Any, Any, Any]) -> None:
-        with self._guarded():
-            await work
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
         try:
-            yield
+            await work
         except Exception as error:
-            log.exception("The runner failed a job", action="job_broke", job=self.entry.job)
-            self._report(Outcome("unknown", f"Runner error: {error}", {}), None, {})
+            self._on_defect(error)
+
+    def _on_defect(self, error: Exception) -> None:
+        log.exception("The runner failed a job", action="job_broke", job=self.entry.job)
+        self._report(Outcome("unknown", f"Runner error: {error}", {}), None, {})
 
     def _open(self, prepared: Prepared | None) -> JobOutput:
         entry, spool = self.entry, self._desk.spool
@@ -409,8 +406,10 @@ class Run:
         elapsed = now - self._began
         desk.spool.ended(entry.order, status, max(entry.started + elapsed, entry.started))
         self.over.set()
-        with self._guarded():
+        try:
             self._finish_soon()
+        except Exception as error:
+            self._on_defect(error)
 
     def _conclude_without_process(self, code: int | str, description: str) -> None:
         """The job ends before it had a process."""
