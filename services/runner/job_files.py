@@ -89,8 +89,6 @@ class JobFiles:
         self._jobs = f"{directory}/jobs"
         _have_directory(self._jobs)
         spares.scatter(self._jobs)
-        for place in range(PLACES):
-            _have_directory(f"{self._jobs}/{place}")
         self._run = secrets.token_hex(6)
         self._numbers = count()
         self._spare: deque[str] = deque()
@@ -157,9 +155,10 @@ class JobFiles:
 
     def take_over(self, live: Set[str]) -> None:
         """Have the folders of these names, and leave all others: spare ones, and ended jobs'."""
-        for name in live:  # the machine may have died before they were on the disk
-            os.makedirs(f"{self._jobs}/{name}", 0o700, exist_ok=True)
-        for place in range(PLACES):
+        for name in live - {""}:
+            with suppress(FileExistsError):  # the machine may have died before it was on the disk
+                self._make_directory(name)
+        for place in filter(str.isdecimal, os.listdir(self._jobs)):
             names = (f"{place}/{name}" for name in os.listdir(f"{self._jobs}/{place}"))
             self._left += (name for name in names if name not in live)
         if "" not in live:
@@ -179,8 +178,7 @@ class JobFiles:
 
     def _made(self) -> str:
         name = self._new_name()
-        path = f"{self._jobs}/{name}"
-        os.mkdir(path, 0o700)
+        path = self._make_directory(name)
         try:
             for file, mode in _FILES.items():
                 flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -189,6 +187,15 @@ class JobFiles:
             self._left.append(name)
             raise
         return name
+
+    def _make_directory(self, name: str) -> str:
+        path = f"{self._jobs}/{name}"
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            _have_directory(os.path.dirname(path))
+            os.mkdir(path, 0o700)
+        return path
 
 
 def _have_directory(path: str) -> None:
