@@ -151,9 +151,10 @@ class Follower:
         self.caught_up.clear()
         self._reconnected = False
         self._inbox.clear()
+        known = self.position  # own writes may be taken while the end is asked for
         end = await reading.end(self._ledger)
-        if end < self.position:
-            raise AheadOfLedger(self.position, end)
+        if end < known:
+            raise AheadOfLedger(known, end)
         name = self._fixed_name or f"follower-{secrets.token_hex(8)}"
         subject = self._ledger.nc.new_inbox()
         key = await self._ledger.subscribe_direct(subject, self._on_message)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from domain.facts import Recorded, UnreadableFact
-from services.ledger import reader
+from services.ledger import reader, reading
 from services.ledger.connection import Ledger
 from services.ledger.errors import AheadOfLedger
 from services.ledger.reader import PULL, Follower
@@ -119,6 +119,31 @@ async def test_what_one_wrote_oneself_is_applied_once_as_soon_as_it_is_confirmed
     assert [r.sequence for r in seen] == list(range(1, 31))
     assert [r.fact for r in seen] == [tick(n) for n in range(30)]
     assert {r.subject for r in seen} == {"facts.schedule"}
+
+
+async def test_own_facts_that_come_while_it_asks_for_the_end_are_no_other_ledgers(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end that the server told is behind them when its answer is looked at."""
+    seen: list[int] = []
+    follower = Follower(ledger, lambda r: seen.append(r.sequence), after=0)
+    ask = reading.end
+
+    async def ask_and_write(of: Ledger) -> int:
+        end = await ask(of)
+        await of.append(tick(1), id="own", stored=follower.take_own)
+        return end
+
+    monkeypatch.setattr(reading, "end", ask_and_write)
+    task = asyncio.create_task(follower.run())
+    done, _ = await asyncio.wait(
+        (task, caught_up := asyncio.create_task(follower.caught_up.wait())),
+        timeout=5,
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    task.cancel()
+    assert done == {caught_up}
+    assert seen == [1]
 
 
 async def test_the_copy_of_somebody_else_is_awaited(ledger: Ledger) -> None:
