@@ -115,6 +115,10 @@ def text(value: Any) -> str:
             return value
         case None:
             return ""
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
         case float() if value.is_integer():
             return str(int(value))
         case _:

@@ -19,12 +19,12 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import Struct, field, structs
 
 from domain.facts import JobAssigned, JobFinished, Json, UnreadableFact, decode, encode
 from services.errors import ConfigError
@@ -48,8 +48,7 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Mode:
+class Mode(Struct, frozen=True):
     """How a job is to be treated once it runs; known before it starts, and after a restart.
 
     `shell`: the rules of the shell plugin apply, with its params `annotate` and `passes`.
@@ -66,8 +65,7 @@ class Mode:
     secret: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(Struct, frozen=True):
     """The runner has read a stream up to `upto` bytes, at Unix time `at`."""
 
     stream: Stream
@@ -75,8 +73,7 @@ class Read:
     at: float
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """What is remembered about one order that is not yet reported.
 
     `folder` is where its files are, the same for every runner. `start_ticks` makes the pid unique
@@ -107,8 +104,7 @@ class Entry:
         return self.assigned.job
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """What a keeper wrote of one order: its pid, 0 before it had one, and the status at its end."""
 
     pid: int
@@ -290,7 +286,7 @@ class Spool:
             folder = self.files.folder(record.get("d", ""), record["fact"].job)
             self.entries[order] = Entry(order, record["fact"], folder)
             if "m" in record:
-                self._fold_step(self.entries[order], record | {"t": "starting"})
+                _fold_start(self.entries[order], record)
         elif kind == "position":
             self.position = record["at"]
         elif kind == "ledger":
@@ -301,8 +297,7 @@ class Spool:
     def _fold_step(self, entry: Entry, record: Json) -> None:
         match record["t"]:
             case "starting":
-                entry.phase, entry.machine = Phase.STARTING, record["m"]
-                entry.mode = Mode(**record["mode"])
+                _fold_start(entry, record)
             case "started":
                 entry.phase = Phase.STARTED
                 entry.pid, entry.start_ticks = record["pid"], record["ticks"]
@@ -377,6 +372,11 @@ class Spool:
     _rotated_at = 1 << 62
 
 
+def _fold_start(entry: Entry, record: Json) -> None:
+    entry.phase, entry.machine = Phase.STARTING, record["m"]
+    entry.mode = Mode(**record["mode"])
+
+
 def _lines_of(entry: Entry) -> Iterable[Json]:
     """The journal's lines from which this entry folds again."""
     order = entry.order
@@ -408,7 +408,7 @@ def _line(record: Json) -> bytes:
 @functools.cache
 def _as_json(mode: Mode) -> Json:
     """There are few modes; not to be changed."""
-    return asdict(mode)
+    return structs.asdict(mode)
 
 
 def _record(line: bytes) -> Json | None:
