@@ -50,9 +50,9 @@ class Message(msgspec.Struct, frozen=True):
         return self.headers["Nats-Msg-Id"]
 
     @property
-    def subjects(self) -> set[str]:
-        """The one it is written to, and the one that its guard is on."""
-        return {self.subject, self.headers.get(GUARD_SUBJECT, self.subject)}
+    def guarded(self) -> str | None:
+        """The subject that its guard is on, if it has one."""
+        return self.headers.get(GUARD_SUBJECT, self.subject) if GUARD in self.headers else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,19 +123,20 @@ class Groups:
                 self._send_group(self._next_group())
 
     def _next_group(self) -> list[_Waiting]:
-        """What comes next, each subject once.
+        """What comes next, up to the first guard on a subject that is written to before.
 
         Guards are checked on the stream as it is before the batch: of two writers who have seen
         the same, both would succeed.
         """
         group: list[_Waiting] = []
-        subjects: set[str] = set()
+        written: set[str] = set()
         size = 0
         for waiting in self._waiting[:_MOST]:
-            size += len(waiting.message.data)
-            if group and (size > _LARGEST or subjects & waiting.message.subjects):
+            message = waiting.message
+            size += len(message.data)
+            if group and (size > _LARGEST or message.guarded in written):
                 break
-            subjects |= waiting.message.subjects
+            written.add(message.subject)
             group.append(waiting)
         del self._waiting[: len(group)]
         return group

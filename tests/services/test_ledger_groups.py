@@ -10,7 +10,7 @@ from services.ledger import reading
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from services.ledger.errors import LedgerUnavailable, WrongSequence
-from tests.services.wire import Cable, abort, edit, everything, until
+from tests.services.wire import Cable, abort, edit, everything, tick, until
 
 MANY = 40
 
@@ -61,6 +61,15 @@ async def test_each_is_told_where_it_stands(ledger: Ledger, nats_server: Embedde
     assert [stands[told] for told in mine] == [abort(f"j{n}") for n in range(MANY)]
     assert [stands[told] for told in theirs] == [abort(f"other{n}") for n in range(MANY)]
     assert await in_batches(ledger) > MANY
+
+
+async def test_those_on_one_subject_keep_their_order(ledger: Ledger) -> None:
+    """As the reports of a runner do."""
+    told = await outcomes(ledger, [(f"i{n}", tick(n), None) for n in range(MANY)])
+
+    assert told == list(range(1, MANY + 1))
+    assert [r.fact for r in await everything(ledger)] == [tick(n) for n in range(MANY)]
+    assert await in_batches(ledger) > MANY // 2
 
 
 async def test_a_few_at_once_go_by_themselves(ledger: Ledger) -> None:
