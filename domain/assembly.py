@@ -72,8 +72,8 @@ class JobSpec(Struct, frozen=True, gc=False):
     remarks: tuple[str, ...] = ()
 
 
-class Template(Struct, frozen=True, gc=False):
-    """What the jobs have in common whose requests say nothing of their own.
+class Template(Struct, frozen=True, eq=False, gc=False):
+    """What the jobs have in common whose requests say nothing of their own; equal to itself alone.
 
     In the document `head` comes first, then what names the job, then the document of `spec`.
     """
@@ -91,11 +91,11 @@ class Assembly:
 
     def spec(self, made: Made, request: JobRequested) -> JobSpec:
         """As `assemble`; `made` are the records that the request's `made_of` names."""
-        template = self._template(request.made_of, made)
+        template = self.template(request.made_of, made)
         alike = assemble_alike(template, request) if template is not None else None
         return alike or assemble(made, request)
 
-    def _template(self, made_of: MadeOf, made: Made) -> Template | None:
+    def template(self, made_of: MadeOf, made: Made) -> Template | None:
         """The template of the records at these sequences, which never change.
 
         It costs more than a job without one: their first job does not make it.
@@ -139,7 +139,7 @@ def assemble_alike(template: Template, request: JobRequested) -> JobSpec | None:
     if request.overrides or request.input or request.test or request.workflow:
         return None
     spec = template.spec
-    document = template.head | _identity(request)
+    document = template.head | identity(request)
     document |= spec.document
     for key in ("limits", "actions", "params", "env"):
         document[key] = document[key].copy()
@@ -157,7 +157,7 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
             if key not in ("params", "input") and key not in LAUNCH_CONTEXT
         }
     )
-    document |= _identity(request)
+    document |= identity(request)
     multiplex = document.get("algo") == "multiplex" and request.workflow is None
     if multiplex:
         document["type"] = "workflow"
@@ -185,7 +185,7 @@ def _head(made: Made) -> Json:
     return {k: v for k, v in made.event.items() if k not in EVENT_ONLY}
 
 
-def _identity(request: JobRequested) -> Json:
+def identity(request: JobRequested) -> Json:
     """The keys that name the job and say where it came from; absent ones stay absent."""
     keys: Json = {
         "id": request.job,

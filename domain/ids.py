@@ -10,8 +10,9 @@ from domain.errors import BadRequest
 
 ID = re.compile(r"[a-z0-9_]{1,128}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-_PAIR = 36 * 36
-_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+# All two digits, and how many there are.
+PAIR = 36 * 36
+PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _LENGTH = 16
 _COUNTER_WRAP = 1296
 
@@ -25,10 +26,10 @@ RESERVED = frozenset(
 def base36(number: int) -> str:
     """A non-negative integer in lower-case base 36."""
     digits = ""
-    while number >= _PAIR:
-        number, rest = divmod(number, _PAIR)
-        digits = _PAIRS[rest] + digits
-    return (_PAIRS[number] + digits).lstrip("0") or "0"
+    while number >= PAIR:
+        number, rest = divmod(number, PAIR)
+        digits = PAIRS[rest] + digits
+    return (PAIRS[number] + digits).lstrip("0") or "0"
 
 
 def is_id(value: object) -> bool:

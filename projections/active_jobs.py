@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain import facts as f
-from domain.assembly import NOTHING, Assembly, JobSpec, assemble
+from domain.assembly import NOTHING, Assembly, JobSpec, Made, Template, assemble
 from domain.facts import Json, Recorded
 from domain.job import HOLDS_A_SLOT, Job, JobState, begin, evolve
 from domain.multiplex import child_result
@@ -84,6 +84,15 @@ class ActiveJobs:
             if job.request.workflow:
                 return touched + self._parents_of(touched)
         return touched
+
+    def template(self, made_of: f.MadeOf, sequence: int) -> Template | None:
+        """What a job requested at `sequence` has in common with others; None: perhaps nothing."""
+        made = self._made(made_of, sequence)
+        return None if made is None else self._assembly.template(made_of, made)
+
+    def pass_over(self, recorded: Recorded) -> None:
+        """Take in a fact of a job that ends before anybody can look at the live ones."""
+        self.position = recorded.sequence
 
     def _parents_of(self, jobs: list[Job]) -> list[Job]:
         """The live parents that must know that these of the jobs, their children, ended."""
@@ -181,13 +190,16 @@ class ActiveJobs:
         return [job]
 
     def _spec(self, request: f.JobRequested, sequence: int) -> JobSpec:
-        """What the job requested at `sequence` is made of: definitions from before, as kept."""
-        made_of = request.made_of
-        newest = max(made_of.event, made_of.category, made_of.plugin, made_of.config)
-        made = self.definitions.made(made_of) if newest < sequence else None
+        """What the job requested at `sequence` is made of."""
+        made = self._made(request.made_of, sequence)
         if made is None:
             return assemble(NOTHING, request)
         return self._assembly.spec(made, request)
+
+    def _made(self, made_of: f.MadeOf, sequence: int) -> Made | None:
+        """The definitions of a job requested at `sequence`: those from before, as kept."""
+        newest = max(made_of.event, made_of.category, made_of.plugin, made_of.config)
+        return self.definitions.made(made_of) if newest < sequence else None
 
     def _evolve(self, id: str, recorded: Recorded) -> list[Job]:
         job = self.jobs.get(id)

@@ -23,12 +23,14 @@ _MOST_NUMBER = 1e15
 class FinalRecord(Struct, frozen=True, gc=False):
     """`row` has the columns of the table `jobs`, `words` are (field, word, job) to find it by.
 
-    An `ephemeral` job's record is not stored.
+    An `ephemeral` job's record is not stored. `orders` are the sequences of the job's orders and
+    reports, where these are not stored one by one.
     """
 
     row: tuple[Any, ...]
     words: set[tuple[str, str, str]]
     ephemeral: bool
+    orders: tuple[int, ...] = ()
 
     def document(self) -> Json:
         """The document that it was made of, anew."""
@@ -40,7 +42,14 @@ def final_record(id: str, document: Json) -> FinalRecord:
     """The record of the job with this id; `document` is its wire document."""
     brief = document | {"id": id}
     details = {name: brief.pop(name) for name in PRUNED if name in brief}
-    said = document.get
+    return record_in_parts(id, brief, details)
+
+
+def record_in_parts(
+    id: str, brief: Json, details: Json, orders: tuple[int, ...] = ()
+) -> FinalRecord:
+    """As `final_record`, where `details` are what stands in PRUNED and `brief` is the rest."""
+    said = brief.get
     targets = _texts(said("targets"))
     row = (
         id,
@@ -56,14 +65,14 @@ def final_record(id: str, document: Json) -> FinalRecord:
         not said("code"),
         bool(said("retried")),
         bool(said("test")),
-        bool(said("files")),
+        bool(details.get("files")),
         len(targets),
         to_text(brief),
         to_text(details),
     )
     listed = (("target", targets), ("tag", _texts(said("tags"))), ("group", _texts(said("groups"))))
     words = {(field, word, id) for field, found in listed for word in found}
-    return FinalRecord(row, words, bool(said("ephemeral")))
+    return FinalRecord(row, words, bool(said("ephemeral")), orders)
 
 
 def whole(brief: str, details: str) -> str:

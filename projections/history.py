@@ -53,6 +53,10 @@ _OF_RUNNERS = frozenset(
 )
 
 
+Entry = tuple[Recorded, FinalRecord | None]
+"""A fact, and with a JobCompleted the record of its job."""
+
+
 class History:
     """The tables of finished jobs, and of revisions as `revisions`. Synchronous throughout.
 
@@ -67,16 +71,18 @@ class History:
         self._rows = _Rows()
         self._known: set[str] = set()
 
-    def apply_batch(self, facts: Sequence[tuple[Recorded, FinalRecord | None]]) -> None:
+    def apply_batch(self, facts: Sequence[Entry], upto: int = 0) -> None:
         """Fold these facts, in order, in one transaction; those already folded are skipped.
 
         With a JobCompleted comes the final record of its job, or None where the job is not
-        known; with every other fact None. Ephemeral jobs leave no record.
+        known; with every other fact None. Ephemeral jobs leave no record. `upto` is the last
+        sequence that is folded then, if that is not the last fact's: jobs' orders and reports
+        may be left out where the record names them.
         """
         fresh = [entry for entry in facts if entry[0].sequence > self.position]
-        if not fresh:
+        end = max(upto, fresh[-1][0].sequence if fresh else 0)
+        if end <= self.position:
             return
-        end = fresh[-1][0].sequence
         with _transaction(self._connection):
             self._rows, self._known = _Rows(), self._known_of(fresh)
             for recorded, record in fresh:
@@ -147,7 +153,7 @@ class History:
 
     # --- folding ---------------------------------------------------------------------------
 
-    def _known_of(self, facts: Sequence[tuple[Recorded, FinalRecord | None]]) -> set[str]:
+    def _known_of(self, facts: Sequence[Entry]) -> set[str]:
         """Those of the jobs that end in these facts that have a record already: very few."""
         ids = {getattr(r.fact, "job", "") for r, _ in facts if type(r.fact) in _ENDS}
         rows = self._connection.execute(
@@ -165,8 +171,12 @@ class History:
             if id in self._known and isinstance(fact, f.JobFinished):
                 self._take_late(fact)
         elif isinstance(fact, f.JobCompleted):
-            if record is not None and not record.ephemeral:
-                self._store(record)
+            if record is not None:
+                self._rows.job_facts += [
+                    (fact.job, sequence) for sequence in record.orders if sequence > self.position
+                ]
+                if not record.ephemeral:
+                    self._store(record)
         elif kind not in PASSED_OVER:
             self.revisions.add(recorded)
             self._revise(recorded)

@@ -5,14 +5,17 @@ Kept beside the job itself, since no decision reads it (data.md 6.1, `activity`)
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from domain import facts as f
+from domain.assembly import JobSpec
 from domain.facts import Json, Recorded
-from domain.ids import base36
+from domain.ids import PAIR, PAIRS, base36
 from domain.job import Job
 
 KEPT = 1000  # lines per job
+_BLOCK = PAIR * PAIR
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +36,13 @@ class JobActivity:
         if not touched:
             return
         fact = recorded.fact
-        tell = _MESSAGES[type(fact)]
         for job in touched:
             if getattr(fact, "job", job.id) != job.id:
                 continue  # a parent that must know of its child's end
             lines = self._lines.get(job.id)
             if lines is None:
                 lines = self._lines[job.id] = []
-            lines += _lines(recorded, tell(fact, job), job)
-            if isinstance(fact, f.JobFinished):
-                lines.extend(fact.activity)
+            lines += lines_of(recorded, job.spec, job.server)
             if len(lines) > KEPT:
                 del lines[:-KEPT]
 
@@ -63,25 +63,40 @@ class JobActivity:
         self._lines = state.lines
 
 
-def _lines(recorded: Recorded, messages: Sequence[str], job: Job) -> list[Json]:
-    fact, server = recorded.fact, job.server
-    number = recorded.sequence * 36
+def lines_of(recorded: Recorded, spec: JobSpec, server: str | None) -> list[Json]:
+    """What a fact says of the job that it concerns, which now has this server."""
+    fact = recorded.fact
+    at, actor = fact.at, fact.actor
     lines: list[Json] = []
-    for message in messages:
-        line: Json = {"id": f"m{base36(number):0>15}", "epoch": fact.at, "msg": message}
+    number = recorded.sequence * 36
+    for message in _MESSAGES[type(fact)](fact, spec):
+        line: Json = {"id": _line_id(number), "epoch": at, "msg": message}
         if server:
             line["server"] = server
-        if fact.actor.type in _PEOPLE:
-            line["username"] = fact.actor.id
+        if actor.type in _PEOPLE:
+            line["username"] = actor.id
         lines.append(line)
         number += 1
+    if isinstance(fact, f.JobFinished):
+        lines += fact.activity
     return lines
+
+
+def _line_id(number: int) -> str:
+    """`m` and the number in base 36, 16 characters: by sequence, then by place."""
+    block, rest = divmod(number, _BLOCK)
+    return _start_of_ids(block) + PAIRS[rest // PAIR] + PAIRS[rest % PAIR]
+
+
+@lru_cache(maxsize=64)
+def _start_of_ids(block: int) -> str:
+    return f"m{base36(block):0>11}"
 
 
 _PEOPLE = ("user", "key")
 
 
-def _requested(fact: f.JobRequested, job: Job) -> list[str]:
+def _requested(fact: f.JobRequested, spec: JobSpec) -> list[str]:
     lines = [f"Job requested by {fact.source} {fact.username} for event {fact.event}."]
     if fact.retry_prev:
         lines.append(f"This is attempt {fact.retry_count + 1}, after {fact.retry_prev}.")
@@ -89,26 +104,26 @@ def _requested(fact: f.JobRequested, job: Job) -> list[str]:
         lines.append(f"Launched by job {fact.parent.get('job')}.")
     if fact.until is not None:
         lines.append(f"Waits in {fact.wait} until {fact.until:.3f}.")
-    return [*lines, *job.spec.remarks]
+    return [*lines, *spec.remarks]
 
 
-def _assigned(fact: f.JobAssigned, job: Job) -> list[str]:
-    return [f"Server {fact.server} was chosen by {job.spec.document.get('algo', 'random')}."]
+def _assigned(fact: f.JobAssigned, spec: JobSpec) -> list[str]:
+    return [f"Server {fact.server} was chosen by {spec.document.get('algo', 'random')}."]
 
 
-def _started(fact: f.JobStarted, _: Job) -> list[str]:
+def _started(fact: f.JobStarted, _: JobSpec) -> list[str]:
     return [f"The process runs, pid {fact.pid}."]
 
 
-def _finished(fact: f.JobFinished, _: Job) -> list[str]:
+def _finished(fact: f.JobFinished, _: JobSpec) -> list[str]:
     return [f"The process is over, code {fact.code}."]
 
 
-def _completed(fact: f.JobCompleted, _: Job) -> list[str]:
+def _completed(fact: f.JobCompleted, _: JobSpec) -> list[str]:
     return [f"Job completed with code {fact.code}: {fact.description}"]
 
 
-def _told_seldom(fact: f.Fact, _: Job) -> list[str]:
+def _told_seldom(fact: f.Fact, _: JobSpec) -> list[str]:
     match fact:
         case f.JobQueued(reason=reason):
             return [f"Job is queued: {reason}"]
@@ -143,7 +158,7 @@ def _told_seldom(fact: f.Fact, _: Job) -> list[str]:
 
 
 # What every job leaves is found at once; the rest is looked through.
-_MESSAGES: dict[type[f.FactBase], Callable[[Any, Job], Sequence[str]]] = {
+_MESSAGES: dict[type[f.FactBase], Callable[[Any, JobSpec], Sequence[str]]] = {
     **dict.fromkeys(f.KINDS.values(), _told_seldom),
     f.JobRequested: _requested,
     f.JobAssigned: _assigned,

@@ -25,9 +25,11 @@ POSTED = (
     "cpu",
     "mem",
 )
-_FINAL = frozenset(
+REPORTED = frozenset(
     {*POSTED[:6], "cpu", "mem", "disk", "net", "data", "files", "unknown", "timelines"}
 )
+# Not shown once a job is final, whatever its event says.
+PASSING = ("status", "procs", "conns", "suspended", "remote", "redraw")
 # Where the log and large values of a final job are kept; never shown.
 LOG_KEY = "_log"
 LARGE_KEY = "_large"
@@ -106,7 +108,7 @@ def _ended(shown: Json, job: Job) -> None:
 
 
 def _reported(shown: Json, finished: f.JobFinished) -> None:
-    shown |= {key: value for key, value in finished.report.items() if key in _FINAL}
+    shown |= {key: value for key, value in finished.report.items() if key in REPORTED}
     shown["log_file_size"] = finished.log.size if finished.log else 0
     if finished.log is not None:
         shown[LOG_KEY] = f.to_plain(finished.log)
@@ -127,7 +129,7 @@ def _final(shown: Json, job: Job, final: f.JobCompleted) -> None:
         shown["retry_ok"] = True
     if final.workflow is not None:
         shown["workflow"] = final.workflow
-    for key in ("status", "procs", "conns", "suspended", "remote", "redraw"):
+    for key in PASSING:
         shown.pop(key, None)
     if shown.get("ephemeral") and (final.code != 0 or shown.get("files")):
         shown.pop("ephemeral")

@@ -92,7 +92,13 @@ class Gateway:
         self.logins = Logins()
         self.guesses = Failures(MOST_GUESSES, GUESSES_WITHIN)
         self.event_rows = EventRows()
-        self.follower = Follower(ledger, self.views.apply, after=0, breathe=self.views.breathe)
+        self.follower = Follower(
+            ledger,
+            self.views.apply,
+            after=0,
+            breathe=self.views.breathe,
+            apply_all=self.views.apply_all,
+        )
         self.launchable: dict[tuple[str, bool], MadeOf] = {}
         """What a plain launch was made of that is allowed; by event, and whether by an admin."""
         self.patience = Patience()

@@ -10,12 +10,14 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
 
 from domain import facts as f
 from domain.facts import Json, Recorded
@@ -28,9 +30,10 @@ from projections.definitions import Definitions, StoredDefinitions
 from projections.event_state import EventStates, StoredEventStates
 from projections.final_record import FinalRecord, final_record
 from projections.fleet import Fleet, StoredFleet
-from projections.history import History
+from projections.history import Entry, History
 from projections.job_activity import JobActivity, StoredActivity
 from projections.job_view import document
+from projections.plain_jobs import Outline, PlainJob, outline_of, plain_jobs, plain_record
 from projections.schedule import Schedule, StoredSchedule
 from projections.store import condemn, is_damage, open_reader, open_store
 from projections.upcoming_jobs import Preview
@@ -118,22 +121,71 @@ class Views:
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one fact into every view and wake who waits for it."""
-        fact = recorded.fact
+        self._note(recorded)
+        final = self._fold(recorded)
+        if self._history is not None:
+            self._history.add([(recorded, final)], recorded.sequence, 1)
+
+    def apply_all(self, facts: Sequence[Recorded]) -> None:
+        """Fold several facts, in order; nobody can look at the views in between.
+
+        Raises nothing that `apply` does not.
+        """
+        entries: list[Entry] = []
+        plain = plain_jobs(facts, self.active.jobs, self.active.owed)
+        for recorded, job in zip(facts, plain, strict=True):
+            self._note(recorded)
+            if job is not None and recorded is job.requested:
+                job.outline = self._outline(recorded)
+            if job is None or job.outline is None:
+                entries.append((recorded, self._fold(recorded)))
+                continue
+            self.active.pass_over(recorded)
+            if recorded is job.requested:
+                self._note_launch(recorded, [])
+            elif recorded is job.completed:
+                entries.append((recorded, self._plain_final(job, job.outline)))
+        if self._history is not None:
+            self._history.add(entries, self.position, len(facts))
+
+    def _note(self, recorded: Recorded) -> None:
+        """Fold a fact into the views that do not tell jobs apart."""
         self.position = recorded.sequence
         self.definitions.apply(recorded)
+        fact = recorded.fact
         for fold in self._concerned[type(fact)]:
             fold(recorded)
-        touched = self.active.apply(recorded)
-        self.activity.apply(recorded, touched)
-        keep = _FOLDS.get(type(fact))
-        final = keep(self, recorded, touched) if keep is not None else None
-        if self._history is not None:
-            self._history.add(recorded, final)
         if isinstance(fact.cause, str) and fact.cause.startswith(REPEATABLE):
             self._remember_command(fact.cause, recorded.sequence)
+
+    def _fold(self, recorded: Recorded) -> FinalRecord | None:
+        """Fold a fact into the views of jobs; the record of the job that it made final."""
+        touched = self.active.apply(recorded)
+        self.activity.apply(recorded, touched)
+        keep = _FOLDS.get(type(recorded.fact))
+        final = keep(self, recorded, touched) if keep is not None else None
         if self._watches:
             for job in touched:
                 self._wake(job.id)
+        return final
+
+    def _outline(self, requested: Recorded) -> Outline | None:
+        """What a plain job's record has in common with others; None if that is not known."""
+        request = requested.fact
+        assert isinstance(request, f.JobRequested)
+        template = self.active.template(request.made_of, requested.sequence)
+        return None if template is None else outline_of(template)
+
+    def _plain_final(self, job: PlainJob, outline: Outline) -> FinalRecord | None:
+        """The record of a plain job, unless it is stored already; wakes who waits for it."""
+        completed, server = job.completed.fact, getattr(job.assigned.fact, "server", "")
+        assert isinstance(completed, f.JobCompleted)
+        self._wake(completed.job)
+        if job.completed.sequence <= self.history_position:
+            return None
+        final = plain_record(job, outline, self._groups(server))
+        self._keep(completed.job, final, job.completed.sequence, completed.at)
+        return final
 
     def _note_change(self, recorded: Recorded, _: list[Job]) -> None:
         self.events_changed = recorded.sequence
@@ -172,13 +224,19 @@ class Views:
         self.activity.forget(job.id)
         if sequence <= self.history_position:
             return None
-        server = self.fleet.servers.get(job.server) if job.server else None
-        groups = server.groups if server is not None else ()
+        groups = self._groups(job.server)
         final = final_record(job.id, document(job, groups=groups, activity=lines))
-        place = self._ephemeral if final.ephemeral else self._finals
-        place[job.id] = (final, sequence, at)
-        self._sweep(at)
+        self._keep(job.id, final, sequence, at)
         return final
+
+    def _groups(self, id: str | None) -> Sequence[str]:
+        server = self.fleet.servers.get(id) if id else None
+        return server.groups if server is not None else ()
+
+    def _keep(self, id: str, final: FinalRecord, sequence: int, at: float) -> None:
+        place = self._ephemeral if final.ephemeral else self._finals
+        place[id] = (final, sequence, at)
+        self._sweep(at)
 
     def _remember_command(self, id: str, sequence: int) -> None:
         self.commands[id] = sequence
@@ -363,6 +421,14 @@ class ViewDamaged(StartupError):
         super().__init__(f"The view {path} is damaged ({error}); the next start rebuilds it.")
 
 
+class _Part(Struct, frozen=True, gc=False):
+    """What `count` facts up to a sequence leave."""
+
+    entries: list[Entry]
+    upto: int
+    count: int
+
+
 class HistoryWriter:
     """The one writer of the history file, in a thread of its own, and some reading threads."""
 
@@ -373,7 +439,8 @@ class HistoryWriter:
         self._connection = open_store(path, ledger, end)
         self._history = History(self._connection)
         self.position = self._history.position
-        self._pending: list[tuple[Recorded, FinalRecord | None]] = []
+        self._pending: deque[_Part] = deque()
+        self._waiting_facts = 0
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
@@ -382,12 +449,13 @@ class HistoryWriter:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="history-reader")
         self._local = threading.local()
 
-    def add(self, recorded: Recorded, final: FinalRecord | None) -> None:
-        """Have this fact stored soon."""
-        if recorded.sequence <= self.position:
+    def add(self, entries: list[Entry], upto: int, count: int) -> None:
+        """Have what `count` facts up to this sequence leave stored soon, in one transaction."""
+        if upto <= self.position:
             return
-        self._pending.append((recorded, final))
-        if len(self._pending) == _ENOUGH:
+        self._pending.append(_Part(entries, upto, count))
+        self._waiting_facts += count
+        if self._waiting_facts >= _ENOUGH:
             self._asked.set()
         if self._writing is None or self._writing.done():
             self._writing = self._loop.create_task(self._write())
@@ -407,8 +475,8 @@ class HistoryWriter:
 
     async def breathe(self) -> None:
         """Wait while too much is not stored yet, so that it does not fill the memory."""
-        while len(self._pending) > _MOST_PENDING:
-            await self._stored(self._pending[0][0].sequence)
+        while self._waiting_facts > _MOST_PENDING:
+            await self._stored(self._pending[0].upto)
 
     def kept_states(self) -> list[tuple[int, bytes]]:
         """See store.kept_states; only before the first fact is added."""
@@ -439,9 +507,11 @@ class HistoryWriter:
     async def _write(self) -> None:
         while self._pending:
             await self._gather()
-            batch, self._pending = self._pending[:_BATCH], self._pending[_BATCH:]
+            batch = self._take()
             try:
-                await self._loop.run_in_executor(self._writer, self._history.apply_batch, batch)
+                await self._loop.run_in_executor(
+                    self._writer, self._history.apply_batch, batch.entries, batch.upto
+                )
             except sqlite3.DatabaseError as error:
                 if is_damage(error):
                     self._fail(error)
@@ -449,21 +519,33 @@ class HistoryWriter:
                 if self._closing.is_set():
                     return
                 log.warning("History waits", action="history_waits", reason=str(error))
-                self._pending = batch + self._pending
+                self._pending.appendleft(batch)
+                self._waiting_facts += batch.count
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_AGAIN):
                         await self._closing.wait()
                 continue
-            self.position = batch[-1][0].sequence
+            self.position = batch.upto
             ready = [future for sequence, future in self._waiters if sequence <= self.position]
             self._waiters = [w for w in self._waiters if w[0] > self.position]
             for future in ready:
                 if not future.done():
                     future.set_result(None)
 
+    def _take(self) -> _Part:
+        """What goes into the next transaction; a part goes in whole."""
+        entries: list[Entry] = []
+        upto = count = 0
+        while self._pending and count < _BATCH:
+            part = self._pending.popleft()
+            entries += part.entries
+            upto, count = part.upto, count + part.count
+        self._waiting_facts -= count
+        return _Part(entries, upto, count)
+
     async def _gather(self) -> None:
         """Let more facts come, unless somebody waits for these, or they are enough."""
-        if not self._waiters and len(self._pending) < _ENOUGH:
+        if not self._waiters and self._waiting_facts < _ENOUGH:
             self._asked.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GATHER):

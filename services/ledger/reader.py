@@ -16,7 +16,7 @@ import heapq
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from domain.facts import Json, Recorded, UnreadableFact, decode
@@ -41,8 +41,9 @@ SILENT_LOOKS = 3
 # In a cluster another node may have had our consumer, and is gone. A server that is alone loses
 # it with the connection or says so: seldom looking is enough, and each heartbeat wakes both.
 LONE = 5.0
-# Facts applied before other tasks get a turn.
+# Facts applied before other tasks get a turn; and where they are applied together.
 SLICE = 200
+TOGETHER = 1000
 # A consumer that nobody pulls from is dropped by the server after this long.
 INACTIVE = 30.0
 RETRY_WAIT = 0.2
@@ -65,7 +66,8 @@ class Follower:
     `after`: the sequence up to which everything is known already. `subjects`: what to follow.
     `after_batch` is called whenever all facts at hand are applied. `consumer`: a fixed consumer
     name, for roles that may use only that one (and may look up nothing: their position is then
-    only what was applied). `breathe` is awaited now and then while facts are applied: a reader
+    only what was applied). `apply_all` is called instead of `apply` where several facts are at
+    hand. `breathe` is awaited now and then while facts are applied: a reader
     that cannot keep up makes us wait there.
     """
 
@@ -79,6 +81,7 @@ class Follower:
         after_batch: Callable[[], None] | None = None,
         consumer: str | None = None,
         breathe: Callable[[], Awaitable[None]] | None = None,
+        apply_all: Callable[[Sequence[Recorded]], None] | None = None,
     ) -> None:
         self.position = after
         self.caught_up = asyncio.Event()
@@ -89,6 +92,8 @@ class Follower:
         self._after_batch = after_batch
         self._fixed_name = consumer
         self._breathe = breathe
+        self._apply_all = apply_all
+        self._slice = SLICE if apply_all is None else TOGETHER
         self._holding = False
         """Whether `breathe` lets nothing more be applied just now."""
         self._inbox: deque[_Message] = deque()
@@ -270,7 +275,7 @@ class _Delivery:
         follower = self._follower
         before = follower.position
         while follower._inbox:
-            self._take(min(SLICE, len(follower._inbox)))
+            self._take(min(follower._slice, len(follower._inbox)))
             if self._asked <= PULL:
                 await self._pull()
             if follower._breathe is not None:
@@ -286,24 +291,41 @@ class _Delivery:
     def _take(self, count: int) -> None:
         """Apply the next messages, or note what the server says in between."""
         follower = self._follower
-        inbox, apply, waiters = follower._inbox, follower._apply, follower._waiters
+        facts = self._facts(count)
+        if follower._apply_all is None or count == 1:
+            apply, waiters = follower._apply, follower._waiters
+            for recorded in facts:
+                apply(recorded)
+                follower.position = recorded.sequence
+                if waiters:
+                    follower._tell_waiters()
+            return
+        together: list[Recorded] = []
+        try:
+            together.extend(facts)
+        finally:  # what comes before something odd counts
+            if together:
+                follower._apply_all(together)
+                follower._advance(together[-1].sequence)
+
+    def _facts(self, count: int) -> Iterator[Recorded]:
+        """The facts among the next messages."""
+        follower = self._follower
+        inbox, known = follower._inbox, follower.position
         for _ in range(count):
             subject, reply, data, headers = inbox.popleft()
             if not reply.startswith(b"$JS.ACK."):
                 self._take_status(parse_headers(headers))
                 continue
             sequence = self._place(reply)
-            if sequence <= follower.position:
+            if sequence <= known:
                 continue  # our own, and taken already
             on = subject.decode()
             try:
                 fact = decode(data)
             except UnreadableFact as error:
                 raise UnreadableFact(f"Fact {sequence} on {on}: {error}") from error
-            apply(Recorded(sequence, on, fact))
-            follower.position = sequence
-            if waiters:
-                follower._tell_waiters()
+            yield Recorded(sequence, on, fact)
 
     def _place(self, reply: bytes) -> int:
         """The sequence of a message; _Restart if one is missing before it."""
