@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 # Raise it when the tables change, or what is written to them: older files are then rebuilt.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # Of the snapshots the last two are kept: the older one serves if the newer cannot be read.
 _KEPT_STATES = 2
 # Files up to this size (bytes) are checked page by page at every start: about 0.1 s.
 _CHECKED_SIZE = 64 * 1024 * 1024
-# The journal is carried over into the file when it has so many pages of 4 KiB: pages that change
-# with every job are then written there once for hundreds of jobs.
-_JOURNAL_PAGES = 4000
+# Bytes per page: of rows of 2 KiB one would fit into the usual 4 KiB, and half of it were empty.
+PAGE_SIZE = 16 * 1024
+# The journal is carried over into the file when it has so many pages: those that change with every
+# job are then written there once for hundreds of jobs.
+_JOURNAL_PAGES = 1000
 # Rows per statement where there are many: SQLite takes 32,766 values at most.
 _AT_ONCE = (1000, 100, 10)
 # Codes of errors after which the same call may succeed later.
@@ -195,6 +197,7 @@ def kept_states(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
     connection.isolation_level = None  # transactions are begun and committed explicitly
+    connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a new file
     connection.execute("PRAGMA journal_mode = WAL")
     # After a power failure the file may be behind, never inconsistent: the fold goes on there.
     connection.execute("PRAGMA synchronous = NORMAL")

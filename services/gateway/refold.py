@@ -16,7 +16,7 @@ from domain.facts import Recorded, decode
 from projections.final_jobs import FinalJobs
 from projections.final_record import FinalRecord, final_record
 from projections.history import History
-from projections.store import SCHEMA_VERSION, create_tables, open_reader, read_meta
+from projections.store import PAGE_SIZE, SCHEMA_VERSION, create_tables, open_reader, read_meta
 from services.ledger.auditing import erased_in
 from services.ledger.connection import Ledger
 from services.ledger.raw import read_raw
@@ -66,6 +66,7 @@ async def refold(
     connection = sqlite3.connect(path, check_same_thread=False)
     connection.isolation_level = None
     try:
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA journal_mode = MEMORY")
         create_tables(connection, ledger_id)
