@@ -79,11 +79,15 @@ class History:
         sequence that is folded then, if that is not the last fact's: jobs' orders and reports
         may be left out where the record names them.
         """
-        fresh = [entry for entry in facts if entry[0].sequence > self.position]
-        end = max(upto, fresh[-1][0].sequence if fresh else 0)
+        end = max(upto, facts[-1][0].sequence if facts else 0)
         if end <= self.position:
             return
         with _transaction(self._connection):
+            # Another process may have stored something as well, the scribe of a gateway above all.
+            self.position = int(read_meta(self._connection, "position") or 0)
+            if end <= self.position:
+                return
+            fresh = [entry for entry in facts if entry[0].sequence > self.position]
             self._rows, self._known = _Rows(), self._known_of(fresh)
             for recorded, record in fresh:
                 self._apply(recorded, record)

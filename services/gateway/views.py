@@ -39,6 +39,7 @@ from projections.store import condemn, is_damage, open_reader, open_store
 from projections.upcoming_jobs import Preview
 from services import logs
 from services.errors import StartupError
+from services.gateway.scribe import Scribe, ScribeGone
 
 # An ephemeral job leaves no row; those who wait for its end still get it (api.md D15).
 KEPT_FOR = 120.0
@@ -50,7 +51,9 @@ _GATHER = 0.25
 _ENOUGH = 2000
 _READERS = 2
 # Folding in memory may be faster than SQLite: it waits when so many facts wait for the writer.
-_MOST_PENDING = 4000
+_MOST_PENDING = 8000
+# To be worth a process that stores them, so many facts must be new.
+_LONG = 20_000
 # Seconds between two looks at what may be forgotten.
 _SWEEP = 1.0
 
@@ -439,6 +442,8 @@ class HistoryWriter:
         self._connection = open_store(path, ledger, end)
         self._history = History(self._connection)
         self.position = self._history.position
+        self._end = end
+        self._scribe = Scribe(path, ledger, end) if end - self.position >= _LONG else None
         self._pending: deque[_Part] = deque()
         self._waiting_facts = 0
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
@@ -509,9 +514,7 @@ class HistoryWriter:
             await self._gather()
             batch = self._take()
             try:
-                await self._loop.run_in_executor(
-                    self._writer, self._history.apply_batch, batch.entries, batch.upto
-                )
+                await self._loop.run_in_executor(self._writer, self._store, batch)
             except sqlite3.DatabaseError as error:
                 if is_damage(error):
                     self._fail(error)
@@ -531,6 +534,27 @@ class HistoryWriter:
             for future in ready:
                 if not future.done():
                     future.set_result(None)
+
+    def _store(self, batch: _Part) -> None:
+        """Store this, or have the scribe do so until what was there at the start is stored."""
+        if self._scribe is not None:
+            try:
+                self._scribe.apply_batch(batch.entries, batch.upto)
+            except OverflowError:
+                self._history.apply_batch(batch.entries, batch.upto)
+            except ScribeGone as error:
+                log.warning("The scribe is gone", action="scribe_gone", reason=str(error))
+                self._dismiss()
+                self._history.apply_batch(batch.entries, batch.upto)
+            if batch.upto >= self._end:
+                self._dismiss()
+        else:
+            self._history.apply_batch(batch.entries, batch.upto)
+
+    def _dismiss(self) -> None:
+        if self._scribe is not None:
+            self._scribe.close()
+            self._scribe = None
 
     def _take(self) -> _Part:
         """What goes into the next transaction; a part goes in whole."""
@@ -562,6 +586,7 @@ class HistoryWriter:
         self._closing.set()
         if self._writing is not None:
             await self._writing
+        await self._loop.run_in_executor(self._writer, self._dismiss)
         self.failed.cancel()
         self._writer.shutdown()
         self._readers.shutdown()

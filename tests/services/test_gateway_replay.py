@@ -1,6 +1,8 @@
 """Facts that come together leave what they leave one by one; so does a replay that is killed."""
 
 import asyncio
+import os
+import signal
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -8,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -15,7 +18,10 @@ from msgspec.structs import replace
 from domain import facts as f
 from domain.facts import Recorded
 from domain.subjects import subject_of
+from projections.history import History
 from projections.plain_jobs import plain_jobs
+from projections.store import is_damage, open_store
+from services.gateway.scribe import Scribe
 from services.gateway.views import Views, ViewsState
 from tests.projections.recording import all_rows
 
@@ -168,7 +174,7 @@ def as_recorded(facts: Sequence[f.Fact]) -> list[Recorded]:
 
 async def opened(path: Path) -> Views:
     views = Views()
-    views.open_history(path, LEDGER, 10**6)
+    views.open_history(path, LEDGER, end=10_000)
     return views
 
 
@@ -268,3 +274,79 @@ async def test_who_waits_for_a_job_is_woken_by_its_end(tmp_path: Path) -> None:
 
     assert document is not None
     assert (document["state"], document["elapsed"]) == ("complete", 1.0)
+
+
+LONG = 50_000  # as far as these ledgers reach, in their owners' eyes: worth a scribe
+
+
+async def told(path: Path, facts: Sequence[Recorded], killed: bool) -> None:
+    """Views that have a scribe read everything in two parts; it may be killed in between."""
+    views = Views()
+    views.open_history(path, LEDGER, LONG)
+    assert views._history is not None
+    scribe = views._history._scribe
+    assert scribe is not None
+    half = len(facts) // 2
+    views.apply_all(facts[:half])
+    await views.history(lambda _: None)
+    if killed:
+        os.kill(scribe.pid, signal.SIGKILL)
+    views.apply_all(facts[half:])
+    assert await views.history(lambda history: history.has("j0"))
+    assert (views._history._scribe is None) == killed
+    await views.close()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_scribe_stores_a_long_history_and_may_be_killed(
+    tmp_path: Path, killed: bool
+) -> None:
+    facts = as_recorded(
+        beginning() + [fact for number in range(20) for fact in plain(f"j{number}")]
+    )
+    await one_by_one(tmp_path / "alone", facts)
+
+    await told(tmp_path / "long", facts, killed)
+
+    assert rows(tmp_path / "long") == rows(tmp_path / "alone")
+
+
+async def test_numbers_that_only_json_knows_are_stored_without_the_scribe(tmp_path: Path) -> None:
+    huge = f.JobUpdated(at=20.0, actor=ANNA, event="e1", job="j0", changes={"hits": 10**30})
+    facts = as_recorded([*beginning(), *plain("j0"), huge])
+    await one_by_one(tmp_path / "alone", facts)
+
+    await told(tmp_path / "long", facts, killed=False)
+
+    assert rows(tmp_path / "long") == rows(tmp_path / "alone")
+
+
+def test_what_a_scribe_stored_after_its_gateway_was_killed_is_not_stored_twice(
+    tmp_path: Path,
+) -> None:
+    """The next gateway opens the file before the last transaction of the old one's scribe."""
+    facts = [(recorded, None) for recorded in as_recorded([*beginning(), *plain("j0")])]
+    old, new = (History(open_store(tmp_path / "history", LEDGER, LONG)) for _ in range(2))
+    old.apply_batch(facts)
+
+    new.apply_batch(facts[:5])
+    new.apply_batch([], upto=20)
+
+    assert new.position == 20
+    assert new.facts_of("j0") == [5, 6, 7]
+
+
+async def test_an_error_of_the_disk_is_the_same_from_a_scribe(tmp_path: Path) -> None:
+    facts = as_recorded(beginning())
+    scribe = Scribe(tmp_path / "history", LEDGER, LONG)
+    try:
+        scribe.apply_batch([(facts[0], None)], 1)
+        with closing(sqlite3.connect(tmp_path / "history")) as connection:
+            connection.execute("DROP TABLE activity")
+        with pytest.raises(sqlite3.DatabaseError) as raised:
+            scribe.apply_batch([(fact, None) for fact in facts], 3)
+    finally:
+        scribe.close()
+
+    assert is_damage(raised.value)
+    assert "activity" in str(raised.value)

@@ -1,0 +1,128 @@
+"""A process that stores the rows of a long history while its gateway folds the rest.
+
+Threads of one interpreter would take turns: a fact of a long history took 28 us with a thread that
+stores, and takes 20 with this. Rows and position stay in one transaction, and only one of the two
+processes writes at a time. The scribe ends with its gateway, whose pipe then breaks; whatever is
+not stored by then is read again. Knows nothing of views.
+"""
+
+import contextlib
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from projections.history import Entry, History
+from projections.store import open_store
+
+_LENGTH = 8  # bytes before each message that say how long it is
+# A scribe that was told to end has at most one transaction to finish (seconds).
+_LAST_WORDS = 30.0
+
+
+class Batch(msgspec.Struct, gc=False):
+    """What History.apply_batch is given."""
+
+    entries: Sequence[Entry]
+    upto: int
+
+
+class Answer(msgspec.Struct, gc=False):
+    """What became of a batch: `code` is SQLite's for an error."""
+
+    error: str = ""
+    code: int = 0
+
+
+class ScribeGone(Exception):
+    """The scribe has ended; whether it stored its last batch, the position in the file tells."""
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_BATCHES = msgspec.msgpack.Decoder(Batch)
+_ANSWERS = msgspec.msgpack.Decoder(Answer)
+
+
+class Scribe:
+    """The gateway's end: to be used by one thread at a time."""
+
+    def __init__(self, path: Path, ledger: str, end: int) -> None:
+        program = [sys.executable, "-m", __name__, str(path), ledger, str(end)]
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.pid = self._process.pid
+
+    def apply_batch(self, entries: Sequence[Entry], upto: int) -> None:
+        """As History.apply_batch, and raises what that raises; or ScribeGone.
+
+        Raises OverflowError if there are numbers that only JSON knows: nothing was stored then.
+        """
+        data = _ENCODER.encode(Batch(entries, upto))
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            _send(self._process.stdin, data)
+            answered = _receive(self._process.stdout)
+        except OSError as error:
+            raise ScribeGone(str(error)) from error
+        if answered is None:
+            raise ScribeGone("it has ended")
+        answer = _ANSWERS.decode(answered)
+        if answer.error:
+            raised = sqlite3.DatabaseError(answer.error)
+            raised.sqlite_errorcode = answer.code
+            raise raised
+
+    def close(self) -> None:
+        """Have it end, and wait until it has."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what it holds back goes to nobody
+                    pipe.close()
+        try:
+            self._process.wait(_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _send(pipe: IO[bytes], data: bytes) -> None:
+    pipe.write(len(data).to_bytes(_LENGTH) + data)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> bytes | None:
+    """The next message; None if there is none any more."""
+    length = int.from_bytes(pipe.read(_LENGTH))
+    data = pipe.read(length)
+    return data if length and len(data) == length else None
+
+
+def main(path: str, ledger: str, end: str) -> None:
+    """The scribe's life: until nobody is left who would send more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the gateway
+    connection = open_store(Path(path), ledger, int(end))
+    history = History(connection)
+    while (data := _receive(sys.stdin.buffer)) is not None:
+        batch = _BATCHES.decode(data)
+        answer = Answer()
+        try:
+            history.apply_batch(batch.entries, batch.upto)
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+            answer = Answer(str(error) or "an error without words", code)
+        try:
+            _send(sys.stdout.buffer, _ENCODER.encode(answer))
+        except OSError:
+            break  # nobody is left
+    connection.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
