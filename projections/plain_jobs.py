@@ -165,7 +165,7 @@ def plain_record(job: PlainJob, outline: Outline, groups: Sequence[str]) -> Fina
         **finished.report,
     }
     if log is not None:
-        brief[LOG_KEY] = f.to_plain(log)
+        brief[LOG_KEY] = log  # is written as the object that it is in all other records
     brief |= {
         "completed": finished.ended,
         "elapsed": round(max(0.0, finished.ended - started.started), 3),

@@ -1,28 +1,22 @@
 """What the gateway knows: every view of the ledger, fed in order, and who waits for news.
 
-Definitions, access, fleet and live jobs are folded in memory; finished jobs and revisions by
-one writer thread in SQLite, many facts per transaction, some milliseconds later. `stored` waits
-for that. A finished job's document stays at hand here until its row is committed, an ephemeral
-one's for a minute (D15). Knows nothing of HTTP.
+Definitions, access, fleet and live jobs are folded in memory; finished jobs and revisions are
+stored some milliseconds later, many facts per transaction (storing.py). A finished job's document
+stays at hand here until its row is committed, an ephemeral one's for a minute (D15). Knows nothing
+of HTTP.
 """
 
 import asyncio
-import sqlite3
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import Struct
-
 from domain import facts as f
 from domain.facts import Json, Recorded
 from domain.job import Job
-from projections import store
 from projections.access import Access, StoredAccess
 from projections.active_jobs import ActiveJobs, StoredJobs
 from projections.concern import by_kind
@@ -35,29 +29,13 @@ from projections.job_activity import JobActivity, StoredActivity
 from projections.job_view import document
 from projections.plain_jobs import Outline, PlainJob, outline_of, plain_jobs, plain_record
 from projections.schedule import Schedule, StoredSchedule
-from projections.store import condemn, is_damage, open_reader, open_store
 from projections.upcoming_jobs import Preview
-from services import logs
-from services.errors import StartupError
-from services.gateway.scribe import Scribe, ScribeGone
+from services.gateway.storing import HistoryWriter
 
 # An ephemeral job leaves no row; those who wait for its end still get it (api.md D15).
 KEPT_FOR = 120.0
-# Facts per transaction: more would only make readers wait longer.
-_BATCH = 2500
-# A transaction costs far more than a row: facts are gathered this long (seconds), unless somebody
-# asks for what is not stored yet, or there is enough for one.
-_GATHER = 0.25
-_ENOUGH = 2000
-_READERS = 2
-# Folding in memory may be faster than SQLite: it waits when so many facts wait for the writer.
-_MOST_PENDING = 8000
-# To be worth a process that stores them, so many facts must be new.
-_LONG = 20_000
 # Seconds between two looks at what may be forgotten.
 _SWEEP = 1.0
-
-log = logs.logger("gateway")
 
 T = TypeVar("T")
 
@@ -413,180 +391,3 @@ _MOST_LAUNCHES = 100_000
 # Launches per minute are limited; older ones are nobody's business (seconds).
 _COUNTED_FOR = 120.0
 _MOST_ANSWERS = 1000
-# A full disk or a locked file is tried again after this many seconds.
-_AGAIN = 1.0
-
-
-class ViewDamaged(StartupError):
-    """The history file cannot be used any more; the next start rebuilds it from the ledger."""
-
-    def __init__(self, path: Path, error: Exception) -> None:
-        super().__init__(f"The view {path} is damaged ({error}); the next start rebuilds it.")
-
-
-class _Part(Struct, frozen=True, gc=False):
-    """What `count` facts up to a sequence leave."""
-
-    entries: list[Entry]
-    upto: int
-    count: int
-
-
-class HistoryWriter:
-    """The one writer of the history file, in a thread of its own, and some reading threads."""
-
-    def __init__(self, path: Path, ledger: str, end: int) -> None:
-        self._path = path
-        self._loop = asyncio.get_running_loop()
-        self.failed: asyncio.Future[None] = self._loop.create_future()
-        self._connection = open_store(path, ledger, end)
-        self._history = History(self._connection)
-        self.position = self._history.position
-        self._end = end
-        self._scribe = Scribe(path, ledger, end) if end - self.position >= _LONG else None
-        self._pending: deque[_Part] = deque()
-        self._waiting_facts = 0
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
-        self._writing: asyncio.Task[None] | None = None
-        self._asked = asyncio.Event()
-        self._closing = asyncio.Event()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="history-writer")
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="history-reader")
-        self._local = threading.local()
-
-    def add(self, entries: list[Entry], upto: int, count: int) -> None:
-        """Have what `count` facts up to this sequence leave stored soon, in one transaction."""
-        if upto <= self.position:
-            return
-        self._pending.append(_Part(entries, upto, count))
-        self._waiting_facts += count
-        if self._waiting_facts >= _ENOUGH:
-            self._asked.set()
-        if self._writing is None or self._writing.done():
-            self._writing = self._loop.create_task(self._write())
-
-    async def ask(self, ask: Callable[[History], T], upto: int) -> T:
-        """Ask in a reading thread, once everything up to `upto` is stored."""
-        await self._stored(upto)
-        return await self._loop.run_in_executor(self._readers, self._read, ask)
-
-    async def _stored(self, upto: int) -> None:
-        """Wait until everything up to this sequence is stored."""
-        if upto > self.position:
-            future: asyncio.Future[None] = self._loop.create_future()
-            self._waiters.append((upto, future))
-            self._asked.set()
-            await future
-
-    async def breathe(self) -> None:
-        """Wait while too much is not stored yet, so that it does not fill the memory."""
-        while self._waiting_facts > _MOST_PENDING:
-            await self._stored(self._pending[0].upto)
-
-    def kept_states(self) -> list[tuple[int, bytes]]:
-        """See store.kept_states; only before the first fact is added."""
-        return store.kept_states(self._connection)
-
-    async def keep_state(self, position: int, state: bytes) -> None:
-        """See store.keep_state; waits until the rows are stored up to there."""
-        await self._stored(position)
-        try:
-            await self._loop.run_in_executor(
-                self._writer, store.keep_state, self._connection, position, state
-            )
-        except sqlite3.DatabaseError as error:
-            if is_damage(error):
-                self._fail(error)
-            raise
-
-    def _read(self, ask: Callable[[History], T]) -> T:
-        try:
-            if not hasattr(self._local, "history"):
-                self._local.history = History(open_reader(self._path))
-            return ask(self._local.history)
-        except sqlite3.DatabaseError as error:
-            if is_damage(error):
-                self._loop.call_soon_threadsafe(self._fail, error)
-            raise
-
-    async def _write(self) -> None:
-        while self._pending:
-            await self._gather()
-            batch = self._take()
-            try:
-                await self._loop.run_in_executor(self._writer, self._store, batch)
-            except sqlite3.DatabaseError as error:
-                if is_damage(error):
-                    self._fail(error)
-                    return
-                if self._closing.is_set():
-                    return
-                log.warning("History waits", action="history_waits", reason=str(error))
-                self._pending.appendleft(batch)
-                self._waiting_facts += batch.count
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_AGAIN):
-                        await self._closing.wait()
-                continue
-            self.position = batch.upto
-            ready = [future for sequence, future in self._waiters if sequence <= self.position]
-            self._waiters = [w for w in self._waiters if w[0] > self.position]
-            for future in ready:
-                if not future.done():
-                    future.set_result(None)
-
-    def _store(self, batch: _Part) -> None:
-        """Store this, or have the scribe do so until what was there at the start is stored."""
-        if self._scribe is not None:
-            try:
-                self._scribe.apply_batch(batch.entries, batch.upto)
-            except OverflowError:
-                self._history.apply_batch(batch.entries, batch.upto)
-            except ScribeGone as error:
-                log.warning("The scribe is gone", action="scribe_gone", reason=str(error))
-                self._dismiss()
-                self._history.apply_batch(batch.entries, batch.upto)
-            if batch.upto >= self._end:
-                self._dismiss()
-        else:
-            self._history.apply_batch(batch.entries, batch.upto)
-
-    def _dismiss(self) -> None:
-        if self._scribe is not None:
-            self._scribe.close()
-            self._scribe = None
-
-    def _take(self) -> _Part:
-        """What goes into the next transaction; a part goes in whole."""
-        entries: list[Entry] = []
-        upto = count = 0
-        while self._pending and count < _BATCH:
-            part = self._pending.popleft()
-            entries += part.entries
-            upto, count = part.upto, count + part.count
-        self._waiting_facts -= count
-        return _Part(entries, upto, count)
-
-    async def _gather(self) -> None:
-        """Let more facts come, unless somebody waits for these, or they are enough."""
-        if not self._waiters and self._waiting_facts < _ENOUGH:
-            self._asked.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_GATHER):
-                    await self._asked.wait()
-
-    def _fail(self, error: sqlite3.DatabaseError) -> None:
-        """The file is damaged: have it rebuilt at the next start, and end this one."""
-        condemn(self._path)
-        if not self.failed.done():
-            self.failed.set_exception(ViewDamaged(self._path, error))
-
-    async def close(self) -> None:
-        """Store what is pending, if the disk lets; the threads end."""
-        self._closing.set()
-        if self._writing is not None:
-            await self._writing
-        await self._loop.run_in_executor(self._writer, self._dismiss)
-        self.failed.cancel()
-        self._writer.shutdown()
-        self._readers.shutdown()
