@@ -31,6 +31,7 @@ from services.gateway.views import Views
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from services.ledger.raw import read_raw
+from services.ledger.reader import TOGETHER
 
 EVENTS = 100
 # A service writes a snapshot soon after it has read so many facts.
@@ -40,8 +41,6 @@ WRITTEN = "snapshot_written"
 REST = 1.0
 # So many facts are folded in this process at most.
 MOST = 100_000
-# A gateway lets its writer catch up so often, in facts.
-SLICE = 200
 
 
 async def measure(facts: int) -> list[Json]:
@@ -107,11 +106,11 @@ async def _folds(url: str, home: Path) -> list[Json]:
     gateway = Views()
     gateway.open_history(home / "fold.sqlite", "bench", len(stored))
     began, cpu = time.perf_counter(), time.process_time()
-    for number, (sequence, subject, data) in enumerate(stored):
-        gateway.apply(Recorded(sequence, subject, decode(data)))
-        if number % SLICE == 0:
-            await asyncio.sleep(0)
-            await gateway.breathe()
+    for start in range(0, len(stored), TOGETHER):
+        some = stored[start : start + TOGETHER]
+        gateway.apply_all([Recorded(sequence, on, decode(data)) for sequence, on, data in some])
+        await asyncio.sleep(0)
+        await gateway.breathe()
     await gateway.history(lambda history: history.position)
     rows.append(_row("decode, fold of a gateway, stored", len(stored), began, cpu))
     await gateway.close()

@@ -41,9 +41,11 @@ SILENT_LOOKS = 3
 # In a cluster another node may have had our consumer, and is gone. A server that is alone loses
 # it with the connection or says so: seldom looking is enough, and each heartbeat wakes both.
 LONE = 5.0
-# Facts applied before other tasks get a turn; and where they are applied together.
+# Facts applied before other tasks get a turn; and where they are applied together, which does not
+# pay for few of them.
 SLICE = 200
 TOGETHER = 1000
+FEW = 100
 # A consumer that nobody pulls from is dropped by the server after this long.
 INACTIVE = 30.0
 RETRY_WAIT = 0.2
@@ -66,7 +68,7 @@ class Follower:
     `after`: the sequence up to which everything is known already. `subjects`: what to follow.
     `after_batch` is called whenever all facts at hand are applied. `consumer`: a fixed consumer
     name, for roles that may use only that one (and may look up nothing: their position is then
-    only what was applied). `apply_all` is called instead of `apply` where several facts are at
+    only what was applied). `apply_all` is called instead of `apply` where many facts are at
     hand. `breathe` is awaited now and then while facts are applied: a reader
     that cannot keep up makes us wait there.
     """
@@ -292,7 +294,7 @@ class _Delivery:
         """Apply the next messages, or note what the server says in between."""
         follower = self._follower
         facts = self._facts(count)
-        if follower._apply_all is None or count == 1:
+        if follower._apply_all is None or count < FEW:
             apply, waiters = follower._apply, follower._waiters
             for recorded in facts:
                 apply(recorded)

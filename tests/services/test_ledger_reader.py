@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -9,7 +10,7 @@ from domain.facts import Recorded, UnreadableFact
 from services.ledger import reader, reading
 from services.ledger.connection import Ledger
 from services.ledger.errors import AheadOfLedger
-from services.ledger.reader import PULL, Follower
+from services.ledger.reader import FEW, PULL, TOGETHER, Follower
 from tests.services.wire import abort, edit, following, term, tick, until
 
 
@@ -187,6 +188,45 @@ async def test_a_fact_that_nobody_knows_stops_the_follower_before_it(ledger: Led
     assert follower.position == 1
     with pytest.raises(UnreadableFact, match="Fact 2"):
         await ledger.get(2)
+
+
+async def test_many_facts_at_hand_are_applied_together_and_each_once(ledger: Ledger) -> None:
+    end = await write(ledger, 0, 3 * TOGETHER)
+    seen: list[int] = []
+    at_once: list[int] = []
+
+    def apply_all(facts: Sequence[Recorded]) -> None:
+        at_once.append(len(facts))
+        seen.extend(recorded.sequence for recorded in facts)
+
+    follower = Follower(ledger, lambda r: seen.append(r.sequence), after=0, apply_all=apply_all)
+    task = asyncio.create_task(follower.run())
+
+    assert await follower.reached(end, 10)
+    assert seen == list(range(1, end + 1))
+    assert at_once
+    assert FEW <= min(at_once) <= max(at_once) <= TOGETHER
+    task.cancel()
+
+
+async def test_what_comes_before_a_fact_that_nobody_knows_is_applied_with_the_rest(
+    ledger: Ledger,
+) -> None:
+    end = await write(ledger, 0, 2 * FEW)
+    await ledger.request("facts.schedule", b'{"kind":"FromTheFuture","v":1,"at":1.0}')
+    await write(ledger, 2 * FEW, 3 * FEW)
+    seen: list[int] = []
+    follower = Follower(
+        ledger,
+        lambda r: seen.append(r.sequence),
+        after=0,
+        apply_all=lambda facts: seen.extend(recorded.sequence for recorded in facts),
+    )
+
+    with pytest.raises(UnreadableFact, match=f"Fact {end + 1} "):
+        await asyncio.wait_for(follower.run(), 5)
+    assert seen == list(range(1, end + 1))
+    assert follower.position == end
 
 
 async def test_an_error_of_the_fold_ends_the_follower(ledger: Ledger) -> None:
