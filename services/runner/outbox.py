@@ -19,9 +19,11 @@ from services.logs import logger
 if TYPE_CHECKING:
     from services.ledger.connection import Ledger
 
-# Reports on their way at once; a round trip is 0.2 to 1 ms, so this is far more than needed.
-WINDOW = 32
+# Reports on their way at once: many, as those that wait go together (ledger/groups.py).
+WINDOW = 200
 RETRY_WAIT = 0.2
+# What is held back goes after so many seconds all the same.
+HELD = 0.1
 
 log = logger("outbox")
 
@@ -49,6 +51,7 @@ class Outbox:
         """While it runs; tells of a defect in what a delivery leads to."""
         self._empty = asyncio.Event()
         self._empty.set()
+        self._held: asyncio.TimerHandle | None = None
 
     def put(self, key: int, id: str, fact: Fact, delivered: Callable[[], None]) -> None:
         """Deliver a fact under this message id, after earlier ones of the same `key`.
@@ -85,8 +88,22 @@ class Outbox:
             for task in self._insisting:
                 task.cancel()
 
+    def hold(self) -> None:
+        """Gather what comes until `release`, or for a moment: there is something more urgent."""
+        if self._held is None:
+            self._held = asyncio.get_running_loop().call_later(HELD, self.release)
+
+    def release(self) -> None:
+        """Send what was gathered, and what comes."""
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+            self._send()
+
     def _send(self) -> None:
         """Send what waits, as far as the window is open."""
+        if self._held is not None:
+            return
         while self._waiting and self._under_way < WINDOW and self._broken is not None:
             report = self._waiting.popleft()
             self._under_way += 1

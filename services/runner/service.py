@@ -393,7 +393,10 @@ class Runner:
             self._start_next()
 
     def _start_next(self) -> None:
-        """Start jobs for a moment and let others have a turn before the next."""
+        """Start jobs for a moment and let others have a turn before the next.
+
+        Reports can wait until all are started: each has NATS, schedulers and gateways at work.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + START_SLICE
         while self._starts and loop.time() < until:
@@ -402,7 +405,10 @@ class Runner:
                 run.start(launch)
         self._starting = bool(self._starts)
         if self._starting:
+            self._outbox.hold()
             loop.call_soon(self._start_next)
+        else:
+            self._outbox.release()
 
     def _new_run(self, order: int) -> Run:
         run = Run(self._spool.entries[order], self._desk, self._done)
