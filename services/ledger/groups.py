@@ -162,7 +162,7 @@ class Groups:
             for waiting in group:
                 self._send_alone(waiting)
         elif "seq" in told:
-            # A batch stands in one piece, whoever else writes (test_ledger_append.py).
+            # A batch stands in one piece, whoever else writes (test_ledger_groups.py).
             for sequence, waiting in enumerate(group, int(told["seq"]) - len(group) + 1):
                 _tell(waiting, Reply(b'{"seq":%d}' % sequence, {}))
         else:
