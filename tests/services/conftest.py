@@ -10,6 +10,7 @@ from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from services.ledger.errors import LedgerUnavailable
 from services.ledger.streams import ensure_streams
+from tests.services.wire import Cable
 
 # The server removes a deleted stream's files after it has answered (seconds).
 STORE_GONE_WITHIN = 10.0
@@ -30,6 +31,15 @@ async def ledger(nats_server: EmbeddedNats) -> AsyncIterator[Ledger]:
     async with Ledger.open(nats_server.url, name="test") as opened:
         await empty(opened)
         yield opened
+
+
+@pytest.fixture
+async def cable(ledger: Ledger, nats_server: EmbeddedNats) -> AsyncIterator[Cable]:
+    """A cable to the server of the (fresh) ledger."""
+    cable = Cable(nats_server.url)
+    await cable.plug()
+    yield cable
+    await cable.cut()
 
 
 @pytest.fixture

@@ -20,15 +20,6 @@ async def ledger(request: pytest.FixtureRequest, ledger: Ledger) -> Ledger:
 
 
 @pytest.fixture
-async def cable(ledger: Ledger, nats_server: EmbeddedNats) -> AsyncIterator[Cable]:
-    """A cable to the server of the (fresh) ledger."""
-    cable = Cable(nats_server.url)
-    await cable.plug()
-    yield cable
-    await cable.cut()
-
-
-@pytest.fixture
 async def far(ledger: Ledger, cable: Cable) -> AsyncIterator[Ledger]:
     """The same ledger, reached through the cable."""
     async with Ledger.open(cable.url, name="far") as opened:

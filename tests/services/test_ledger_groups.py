@@ -1,7 +1,7 @@
 """Writes that go together: each has an outcome of its own, whoever shares its batch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -20,15 +20,6 @@ async def ledger(ledger: Ledger) -> Ledger:
     """An empty ledger on which four that wait go together."""
     ledger.groups.in_memory = True
     return ledger
-
-
-@pytest.fixture
-async def cable(ledger: Ledger, nats_server: EmbeddedNats) -> AsyncIterator[Cable]:
-    """A cable to its server."""
-    cable = Cable(nats_server.url)
-    await cable.plug()
-    yield cable
-    await cable.cut()
 
 
 async def outcomes(ledger: Ledger, facts: Sequence[tuple[str, Fact, int | None]]) -> list[object]:
