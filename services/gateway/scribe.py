@@ -1,9 +1,9 @@
 """A process that stores the rows of a long history while its gateway folds the rest.
 
-Threads of one interpreter would take turns: a fact of a long history took 28 us with a thread that
-stores, and takes 20 with this. Rows and position stay in one transaction, and only one of the two
-processes writes at a time. The scribe ends with its gateway, whose pipe then breaks; whatever is
-not stored by then is read again. Knows nothing of views.
+Threads of one interpreter would take turns (benchmarks/NOTES.md has what that costs). Rows and
+position stay in one transaction, and only one of the two processes writes at a time. The scribe
+ends with its gateway, whose pipe then breaks; whatever is not stored by then is read again. Knows
+nothing of views.
 """
 
 import contextlib
