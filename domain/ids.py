@@ -5,14 +5,15 @@ Knows no clock and no randomness: both are passed in.
 
 import hashlib
 import re
+from functools import lru_cache
 
 from domain.errors import BadRequest
 
 ID = re.compile(r"[a-z0-9_]{1,128}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-# All two digits, and how many there are.
-PAIR = 36 * 36
-PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+_PAIR = 36 * 36
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+_BLOCK = _PAIR * _PAIR
 _LENGTH = 16
 _COUNTER_WRAP = 1296
 
@@ -26,10 +27,21 @@ RESERVED = frozenset(
 def base36(number: int) -> str:
     """A non-negative integer in lower-case base 36."""
     digits = ""
-    while number >= PAIR:
-        number, rest = divmod(number, PAIR)
-        digits = PAIRS[rest] + digits
-    return (PAIRS[number] + digits).lstrip("0") or "0"
+    while number >= _PAIR:
+        number, rest = divmod(number, _PAIR)
+        digits = _PAIRS[rest] + digits
+    return (_PAIRS[number] + digits).lstrip("0") or "0"
+
+
+def base36_of_15(number: int) -> str:
+    """As `base36` with zeros in front, 15 digits; quick for numbers that follow each other."""
+    block, rest = divmod(number, _BLOCK)
+    return _first_11(block) + _PAIRS[rest // _PAIR] + _PAIRS[rest % _PAIR]
+
+
+@lru_cache(maxsize=64)
+def _first_11(block: int) -> str:
+    return f"{base36(block):0>11}"
 
 
 def is_id(value: object) -> bool:

@@ -5,17 +5,15 @@ Kept beside the job itself, since no decision reads it (data.md 6.1, `activity`)
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from domain import facts as f
 from domain.assembly import JobSpec
 from domain.facts import Json, Recorded
-from domain.ids import PAIR, PAIRS, base36
+from domain.ids import base36_of_15
 from domain.job import Job
 
 KEPT = 1000  # lines per job
-_BLOCK = PAIR * PAIR
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def lines_of(recorded: Recorded, spec: JobSpec, server: str | None) -> list[Json
     lines: list[Json] = []
     number = recorded.sequence * 36
     for message in _MESSAGES[type(fact)](fact, spec):
-        line: Json = {"id": _line_id(number), "epoch": at, "msg": message}
+        line: Json = {"id": "m" + base36_of_15(number), "epoch": at, "msg": message}
         if server:
             line["server"] = server
         if actor.type in _PEOPLE:
@@ -80,17 +78,6 @@ def lines_of(recorded: Recorded, spec: JobSpec, server: str | None) -> list[Json
     if isinstance(fact, f.JobFinished):
         lines += fact.activity
     return lines
-
-
-def _line_id(number: int) -> str:
-    """`m` and the number in base 36, 16 characters: by sequence, then by place."""
-    block, rest = divmod(number, _BLOCK)
-    return _start_of_ids(block) + PAIRS[rest // PAIR] + PAIRS[rest % PAIR]
-
-
-@lru_cache(maxsize=64)
-def _start_of_ids(block: int) -> str:
-    return f"m{base36(block):0>11}"
 
 
 _PEOPLE = ("user", "key")
