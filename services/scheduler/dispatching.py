@@ -26,6 +26,7 @@ from projections.fleet import Fleet
 from services.metrics import SERVERS_LOST
 from services.scheduler.acting import Acting
 from services.scheduler.choosing import Chooser
+from services.scheduler.crowd import Crowd
 from services.scheduler.limiting import Limiting
 from services.scheduler.stages import Stages
 from services.settings import Settings
@@ -68,6 +69,7 @@ class Dispatching:
         self.stages = Stages(definitions, jobs, performer, Limiting(jobs, self.chooser))
         self.actor = f.Actor(type="scheduler", id="")
         self._touched: dict[str, None] = {}
+        self._crowd = Crowd()
         self._freed: dict[str, None] = {}
         self._parked: dict[str, None] = {}
         self._starved: dict[str, None] = {}
@@ -86,6 +88,7 @@ class Dispatching:
         """Look at everything once: a new term."""
         self.actor = actor
         self._touched = dict.fromkeys(j.id for j in _oldest_first(self.jobs))
+        self._crowd.clear()
         self._freed = dict.fromkeys(self.jobs.scopes)
         self._parked.clear()
         self._starved.clear()
@@ -101,7 +104,11 @@ class Dispatching:
     def note(self, recorded: Recorded, touched: list[Job]) -> None:
         """Remember what a fact asks to look at again."""
         for job in touched:
-            if not _runs_undisturbed(job):
+            if isinstance(recorded.fact, f.JobRequested) and self._finds_no_room(job):
+                self._crowd.add(job.id, job.scope, job.sequence)
+            elif isinstance(recorded.fact, f.JobQueued) and self._can_only_wait(job):
+                continue
+            elif not _runs_undisturbed(job):
                 self._touched[job.id] = None
                 self._freed[job.scope] = None
         self.stages.note(recorded, touched)
@@ -116,6 +123,19 @@ class Dispatching:
                         self._touched[job.id] = None
             case _:
                 pass
+
+    def _finds_no_room(self, job: Job) -> bool:
+        """Whether a new job will have to queue, as far as that can be told before deciding."""
+        full = self._is_full(job) and job.spec.queue_limit > 0
+        return full or self._crowd.waits_for(job.scope)
+
+    def _can_only_wait(self, job: Job) -> bool:
+        """Whether nothing is to be decided about a job that has just queued."""
+        return self._is_full(job) and job.abort is None and not job.actions
+
+    def _is_full(self, job: Job) -> bool:
+        """Whether all slots of the job's scope are taken."""
+        return 0 < job.spec.job_limit <= self.jobs.running(job.scope)
 
     def touch(self, job: str) -> None:
         """Look at this job again: one of its actions has an outcome."""
@@ -161,11 +181,15 @@ class Dispatching:
             or self._to_kill
             or self._fleet_changed
             or self.jobs.owed
+            or (self._crowd and self._crowd.patience(self.chooser.ticks()) <= 0)
         )
 
-    def next_due(self) -> float | None:
+    def next_due(self, now: float) -> float | None:
         """When the next timer ends, in Unix seconds."""
-        return self._timers[0][0] if self._timers else None
+        dues = [self._timers[0][0]] if self._timers else []
+        if self._crowd:
+            dues.append(now + self._crowd.patience(self.chooser.ticks()))
+        return min(dues, default=None)
 
     def decide(self, now: float, limit: int) -> list[Decision]:
         """One round: at most about `limit` decisions, oldest concerns first."""
@@ -182,6 +206,7 @@ class Dispatching:
             self._settle_touched(now),
             self._limits(now),
             self._leave_queues(now),
+            self._settle_crowd(now, decisions),
         ):
             for decision in source:
                 decisions.append(decision)
@@ -235,7 +260,9 @@ class Dispatching:
                     yield id, multiplex.child_request(job, child, now=now, actor=self.actor)
 
     def _flush(self, now: float) -> Iterator[Decision]:
-        for recorded in self._flushes:
+        flushes = [r for r in self._flushes if not self._crowd.holds_before(r.sequence)]
+        for recorded in flushes:
+            self._flushes.remove(recorded)
             event = getattr(recorded.fact, "event", "")
             ids = [j.id for j in self.jobs.of_event(event) if j.state is JobState.QUEUED]
             self._decided.update(ids)
@@ -245,7 +272,6 @@ class Dispatching:
                     at=now, actor=self.actor, cause=recorded.sequence, event=event, jobs=ids
                 ),
             )
-        self._flushes.clear()
 
     def _kill_strangers(self, now: float) -> Iterator[Decision]:
         """Order the end of processes whose jobs were declared lost (design.md 6)."""
@@ -269,6 +295,16 @@ class Dispatching:
             job = self.jobs.jobs.get(id)
             if job is not None and id not in self._decided:
                 yield from self._settled(job, now)
+
+    def _settle_crowd(self, now: float, decisions: list[Decision]) -> Iterator[Decision]:
+        """New jobs that find no room, when there is anything else to write or they waited enough.
+
+        Last of all: what ends in this round may have made room for them.
+        """
+        ticks = self.chooser.ticks()
+        if decisions or self._flushes or self._crowd.patience(ticks) <= 0:
+            self._touched |= dict.fromkeys(self._crowd.take(ticks))
+            yield from self._settle_touched(now)
 
     def _settled(self, job: Job, now: float) -> list[Decision]:
         """The decisions about one job; one that cannot be decided must not stop all others."""

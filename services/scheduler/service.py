@@ -58,7 +58,7 @@ FINEST = 0.0015
 SWEEP = 1.0
 SETTLE_TIMEOUT = 10.0
 # What follows from these shows in what there is to dispatch, and nowhere else.
-_SELDOM_DECISIVE = (f.JobAssigned, f.JobStarted, f.JobQueued)
+_SELDOM_DECISIVE = (f.JobRequested, f.JobAssigned, f.JobStarted, f.JobQueued)
 _MOVES_DUE_TIMES = (
     f.EventCreated,
     f.EventUpdated,
@@ -219,7 +219,8 @@ class Scheduler:
     async def _pause(self) -> None:
         """Sleep until something was read, something is due, or a second has passed."""
         now = self.clock()
-        dues = [d for d in (self.firing.next_due(), self.dispatching.next_due()) if d is not None]
+        nexts = (self.firing.next_due(), self.dispatching.next_due(now))
+        dues = [due for due in nexts if due is not None]
         wait = min([SWEEP, *(due - now for due in dues)])
         if wait <= FINEST:
             time.sleep(max(0.0, wait))  # noqa: ASYNC251

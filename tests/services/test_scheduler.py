@@ -16,7 +16,8 @@ from domain.facts import Actor, Json, Recorded
 from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.reader import Follower
-from services.scheduler.service import Scheduler
+from services.scheduler.crowd import PAUSE
+from services.scheduler.service import SWEEP, Scheduler
 from services.settings import Settings
 
 WHO = Actor(type="key", id="ktest")
@@ -290,6 +291,55 @@ async def test_a_flush_removes_the_queued_jobs_and_only_those(stack: Stack) -> N
     [answer] = stack.book.of(f.QueueFlushed)
     assert isinstance(answer.fact, f.QueueFlushed)
     assert answer.fact.jobs == jobs[1:]
+
+
+async def test_what_was_asked_for_just_before_a_flush_is_flushed(stack: Stack) -> None:
+    async with stack.scheduler():
+        await _one_runs(stack, queue=50)
+        jobs = [await stack.run() for _ in range(9)]
+        flush = f.QueueFlushRequested(at=time.time(), actor=WHO, event="e1")
+        await stack.ledger.append(flush, id="flush")
+        await stack.book.until("the answer", lambda: stack.book.of(f.QueueFlushed))
+    [answer] = stack.book.of(f.QueueFlushed)
+    assert isinstance(answer.fact, f.QueueFlushed)
+    assert answer.fact.jobs == jobs
+
+
+async def test_jobs_that_must_queue_are_queued_together_in_their_order(stack: Stack) -> None:
+    async with stack.scheduler():
+        await _one_runs(stack, queue=60)
+        began = time.monotonic()
+        jobs = [await stack.run() for _ in range(60)]
+        queued = partial(stack.book.of, f.JobQueued)
+        await stack.book.until("the queue", lambda: len(queued()) == 60)
+        took = time.monotonic() - began
+    assert [r.fact.job for r in queued()] == jobs
+    looks = {r.fact.at for r in queued()}
+    sweeps = 1 + took / SWEEP
+    assert len(looks) <= 1 + took / PAUSE + sweeps
+
+
+async def test_a_queue_takes_no_more_than_it_has_room_for_at_once(stack: Stack) -> None:
+    async with stack.scheduler():
+        await _one_runs(stack, queue=5)
+        jobs = [await stack.run() for _ in range(9)]
+        ends = await stack.ended(*jobs[5:])
+        queued = partial(stack.book.of, f.JobQueued)
+        await stack.book.until("the queue", lambda: len(queued()) == 5)
+    assert [r.fact.job for r in queued()] == jobs[:5]
+    assert {end.code for end in ends} == {"abort"}
+
+
+async def _one_runs(stack: Stack, queue: int) -> None:
+    """The event's only slot is taken."""
+    stack.runner.hold = True
+    limits = [
+        {"type": "job", "enabled": True, "amount": 1},
+        {"type": "queue", "enabled": True, "amount": queue},
+    ]
+    await stack.define(limits=limits)
+    first = await stack.run()
+    await stack.book.until("the start", lambda: stack.book.of(f.JobStarted, first))
 
 
 async def test_a_failed_job_is_retried_as_often_as_allowed(stack: Stack) -> None:
