@@ -4,6 +4,7 @@
         out, err                  what the job's processes write, the latter if they do
         script                    its script, if it has one
         JOB/                      its working directory
+        work                      until the job is started, what becomes that
 
 On ext4 a new file or directory costs up to a millisecond where others were deleted in the last
 minutes, because it passes by each of their inodes. So folders of ended jobs are used again, some
@@ -36,7 +37,7 @@ log = logger("files")
 # The folders of this many ended jobs are kept to be used again.
 SPARE_JOBS = 1000
 # For so many jobs they are made in advance, for so many of them at a time.
-STOCK_JOBS = 400
+STOCK_JOBS = 1000
 STOCK_AT_ONCE = 50
 # What is new is scattered over so many parts of the disk.
 PLACES = 64
@@ -44,6 +45,8 @@ PLACES = 64
 Stream = Literal["out", "err"]
 # What is there before and after each job.
 _FILES = {"out": 0o600, "script": 0o700}
+# Made in advance as well, and renamed for the job.
+_WORK = "work"
 # So that jobs of all accounts reach what is theirs.
 _PASSABLE = 0o711
 # Where the release before had the files of its jobs, and its spare ones.
@@ -69,8 +72,11 @@ class Folder:
 
         Raises OSError if the disk has no room.
         """
-        with suppress(FileExistsError):  # the job's input files are in it
-            os.mkdir(self.work, 0o700)
+        try:
+            os.rename(f"{os.path.dirname(self.work)}/{_WORK}", self.work)
+        except FileNotFoundError:
+            with suppress(FileExistsError):  # the job's input files are in it
+                os.mkdir(self.work, 0o700)
         if owner is not None:
             os.chmod(os.path.dirname(self.work), _PASSABLE)
             os.chown(self.work, *owner)
@@ -183,6 +189,7 @@ class JobFiles:
             for file, mode in _FILES.items():
                 flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 os.close(os.open(f"{path}/{file}", flags, mode))
+            os.mkdir(f"{path}/{_WORK}", 0o700)
         except OSError:
             self._left.append(name)
             raise
@@ -205,11 +212,12 @@ def _have_directory(path: str) -> None:
 
 
 def _emptied(path: str) -> bool:
-    """Whether a folder has its files again, empty and ours alone, and nothing else."""
+    """Whether a folder has its files again, empty and ours alone, and a new directory."""
     try:
         for name in os.listdir(path):
             if name not in _FILES:
                 _remove(f"{path}/{name}")
+        os.mkdir(f"{path}/{_WORK}", 0o700)
     except OSError:
         return False
     return all(spares.emptied(f"{path}/{name}", mode) for name, mode in _FILES.items())

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -60,15 +61,24 @@ class _Request(Struct, frozen=True):
 class Keeping:
     """The keeper of this runner."""
 
-    def __init__(self, directory: Path) -> None:
-        """In `directory` stands the file that a keeper locks for as long as it starts commands."""
+    def __init__(self, directory: Path, answered: Callable[[], None]) -> None:
+        """In `directory` stands the file that a keeper locks for as long as it starts commands.
+
+        `answered` is called after clients were told what the keeper said, or that it died.
+        """
         self.pid: int | None = None
         self._lock = directory / "keeper"
+        self._answered = answered
         self._before = self._opened()
         self._socket: socket.socket | None = None
         self._unsent: deque[_Request] = deque()
         self._asked: dict[int, tuple[Client, str]] = {}
         self._running: dict[int, tuple[Client, Child]] = {}
+
+    @property
+    def owed(self) -> int:
+        """How many commands were asked for and neither run nor are refused."""
+        return len(self._asked)
 
     async def settled(self) -> None:
         """Wait until the keeper of an earlier runner starts nothing more.
@@ -174,7 +184,7 @@ class Keeping:
             try:
                 answer = ours.recv(ANSWER)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 answer = b""
             if answer:
@@ -182,6 +192,7 @@ class Keeping:
             else:
                 self._hang_up(ours)
                 self._bury()
+        self._answered()
 
     def _take(self, answer: list[bytes]) -> None:
         what, order, rest = answer[0], int(answer[1]), answer[2:]

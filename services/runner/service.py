@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,8 @@ EARLY_HEARTBEAT, EARLY = 0.2, 3.0
 # How often running jobs' files are looked at; the end of a job does not wait for it.
 POLL = 0.125
 CLEAN_UP = 0.25
+# For how long it waits for jobs that are being started.
+CLEAN_WAIT = 1.0
 LOOK = 1.0
 # A look at the process table shall cost no more than a fifth of one core.
 LOOK_SHARE = 5.0
@@ -67,6 +70,9 @@ RETURN_WAIT = 1.0
 LEAVE_WAIT = 1.5
 # For how long jobs are started before anything else has a turn.
 START_SLICE = 0.003
+# While more jobs than these are being started, reports are gathered and cleaning waits: the former
+# have NATS, schedulers and gateways at work.
+FEW = 32
 MAX_LOG_ANSWER = 1024 * 1024
 
 
@@ -119,12 +125,14 @@ class Runner:
         self._fetched: list[tuple[Run, Launch]] = []
         self._starts: deque[tuple[Run, Launch]] = deque()
         self._starting = False
+        self._calm = asyncio.Event()
+        self._calm.set()
         self._changed = asyncio.Event()
         self._busy = asyncio.Event()
         self._idle = asyncio.Event()
         self._outbox = Outbox(ledger)
         self._leftovers = Leftovers()
-        self._keeping = Keeping(spool.directory)
+        self._keeping = Keeping(spool.directory, self._starts_first)
         self._desk = Desk(
             spool=spool,
             keeping=self._keeping,
@@ -393,10 +401,7 @@ class Runner:
             self._start_next()
 
     def _start_next(self) -> None:
-        """Start jobs for a moment and let others have a turn before the next.
-
-        Reports can wait until all are started: each has NATS, schedulers and gateways at work.
-        """
+        """Start jobs for a moment and let others have a turn before the next."""
         loop = asyncio.get_running_loop()
         until = loop.time() + START_SLICE
         while self._starts and loop.time() < until:
@@ -405,9 +410,17 @@ class Runner:
                 run.start(launch)
         self._starting = bool(self._starts)
         if self._starting:
-            self._outbox.hold()
             loop.call_soon(self._start_next)
-        else:
+        self._starts_first()
+
+    def _starts_first(self) -> None:
+        """While many jobs are being started, all else that can wait does for a moment."""
+        owed = self._keeping.owed
+        if self._starting or owed > FEW:
+            self._calm.clear()
+            self._outbox.hold()
+        elif not owed:
+            self._calm.set()
             self._outbox.release()
 
     def _new_run(self, order: int) -> Run:
@@ -465,6 +478,9 @@ class Runner:
                 await self._busy.wait()
             await asyncio.sleep(CLEAN_UP)
             if not files.is_clean:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLEAN_WAIT):
+                        await self._calm.wait()
                 await asyncio.to_thread(files.clean)
             elif not self.runs and not files.is_stocked:
                 has_room = await asyncio.to_thread(files.stock)

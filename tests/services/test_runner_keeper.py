@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from domain.facts import JobReturned, JobStarted
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from services.runner.procfs import processes, read_process
+from services.runner.service import FEW
 from tests.services.runner_bench import PATIENCE, Bench, founded, runner_process
 
 
@@ -169,3 +171,21 @@ async def test_a_command_without_or_with_a_wrong_interpreter(
         await scheduler.joined(1)
         finished = await scheduler.finished(await scheduler.order())
     assert (finished.code, finished.description) == (code, said.format(path=path))
+
+
+async def test_reports_do_not_wait_for_a_keeper_that_was_stopped(
+    scheduler: Bench, nats_server: EmbeddedNats, tmp_path: Path
+) -> None:
+    """They wait for many starts, but not for long; and nothing of what was asked for is lost."""
+    with runner_process(nats_server, tmp_path) as runner:
+        await scheduler.joined(1)
+        await scheduler.finished(await scheduler.script("true"))
+        (keeper,) = children(runner.pid)
+        os.kill(keeper, signal.SIGSTOP)
+        orders = [await scheduler.script("true") for _ in range(2 * FEW)]
+        refused = await scheduler.script("true", boot="b0")
+        await scheduler.until(lambda: scheduler.find(JobReturned, refused), "the report waits")
+        assert not any(scheduler.find(JobStarted, order) for order in orders)
+        os.kill(keeper, signal.SIGCONT)
+        for order in orders:
+            assert (await scheduler.finished(order)).code == 0

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from stat import S_IFDIR, S_IFREG
 
 import pytest
 
@@ -24,17 +25,17 @@ def folder_of(files: JobFiles, job: str) -> Folder:
 
 
 def after(files: JobFiles, *folders: Folder) -> Folder:
-    """What the next job gets once these are cleaned up: empty files, and nothing else."""
+    """What the next job gets once these are cleaned up: what is empty, and nothing else."""
     for folder in folders:
         files.leave(folder)
     files.clean()
     assert files.is_clean
     assert not any(os.path.exists(folder.out) for folder in folders)
     following = files.folder(files.take(), "next")
-    modes = {"out": 0o600, "script": 0o700}
+    modes = {"out": S_IFREG | 0o600, "script": S_IFREG | 0o700, "work": S_IFDIR | 0o700}
     for path in Path(following.out).parent.iterdir():
-        found = path.stat()
-        assert (found.st_size, found.st_mode & 0o7777) == (0, modes.pop(path.name))
+        assert path.stat().st_mode == modes.pop(path.name)
+        assert not (os.listdir(path) if path.is_dir() else path.read_bytes())
     assert not modes
     return following
 
@@ -63,6 +64,22 @@ def test_a_working_directory_is_new_and_ours_alone(files: JobFiles) -> None:
     assert os.listdir(following.work) == []
     assert os.fstat(there).st_nlink == 0
     os.close(there)
+
+
+def test_a_directory_of_a_job_that_never_started_is_new_as_well(files: JobFiles) -> None:
+    """Who could put something into a folder could stand there, too."""
+    folder = files.folder(files.take(), "j1")
+    there = os.open(Path(folder.out).parent / "work", os.O_RDONLY)
+    after(files, folder)
+    assert os.fstat(there).st_nlink == 0
+    os.close(there)
+
+
+def test_a_folder_of_the_release_before_has_no_directory_in_advance(files: JobFiles) -> None:
+    folder = files.folder(files.take(), "j1")
+    (Path(folder.out).parent / "work").rmdir()
+    folder.make_work(None)
+    assert os.listdir(folder.work) == []
 
 
 def test_a_working_directory_that_is_in_use_is_not_replaced(files: JobFiles) -> None:
