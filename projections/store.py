@@ -165,7 +165,9 @@ def insert_all(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[
     if not rows:
         return
     marks = f"({', '.join('?' * len(rows[0]))})"
-    into = f"INSERT INTO {table} VALUES "  # noqa: S608 - our own names
+    # What cannot be inserted ends the transaction, so that SQLite keeps no copy of each page that
+    # a statement changes.
+    into = f"INSERT OR ROLLBACK INTO {table} VALUES "  # noqa: S608 - our own names
     start = 0
     for many in _AT_ONCE:
         while len(rows) - start >= many:
