@@ -36,7 +36,7 @@ _PLAIN_REPORT = REPORTED - {*PRUNED, *PASSING}
 _NOT_SHARED = ({*PRUNED, *PASSING} - {"actions", "limits"}) | {"ephemeral"}
 
 
-class Outline(Struct, frozen=True, gc=False):
+class Parts(Struct, frozen=True, gc=False):
     """What the records of a template's jobs have in common; `head` comes before their names."""
 
     head: Json
@@ -46,8 +46,24 @@ class Outline(Struct, frozen=True, gc=False):
     spec: JobSpec
 
 
+class Outline:
+    """The parts that many jobs share; equal to itself alone.
+
+    No Struct, so that who writes jobs down says how: once is enough for all of them.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+
 class PlainJob(Struct, gc=False):
-    """All facts of a job; `outline` is there once it is known what the job is made of."""
+    """All facts of a job, of which its record can be made.
+
+    `outline` is there once it is known what the job is made of; `groups` are those of its server
+    at its end.
+    """
 
     requested: Recorded
     assigned: Recorded
@@ -55,6 +71,7 @@ class PlainJob(Struct, gc=False):
     finished: Recorded
     completed: Recorded
     outline: Outline | None = None
+    groups: Sequence[str] = ()
 
 
 def plain_jobs(
@@ -136,17 +153,20 @@ def outline_of(template: Template) -> Outline | None:
     head, rest = template.head, template.spec.document
     if not _NOT_SHARED.isdisjoint(head.keys() | rest.keys()):
         return None
-    return Outline(
+    parts = Parts(
         {key: value for key, value in head.items() if key not in PRUNED},
         {key: value for key, value in rest.items() if key not in PRUNED},
         rest["actions"],
         rest["limits"],
         template.spec,
     )
+    return Outline(parts)
 
 
-def plain_record(job: PlainJob, outline: Outline, groups: Sequence[str]) -> FinalRecord:
-    """The record of a plain job; `groups` are those of its server at its end."""
+def plain_record(job: PlainJob) -> FinalRecord:
+    """The record of a plain job whose outline is known."""
+    assert job.outline is not None
+    outline = job.outline.parts
     request, assigned, started, finished, completed = _facts_of(job)
     log = finished.log
     brief: Json = {
@@ -159,7 +179,7 @@ def plain_record(job: PlainJob, outline: Outline, groups: Sequence[str]) -> Fina
         "updated": completed.at,
         "log_file_size": log.size if log is not None else 0,
         "server": assigned.server,
-        "groups": groups,
+        "groups": job.groups,
         "pid": started.pid,
         "cwd": started.cwd,
         **finished.report,

@@ -1,9 +1,10 @@
 """A process that stores the rows of a long history while its gateway folds the rest.
 
 Threads of one interpreter would take turns (benchmarks/NOTES.md has what that costs). Rows and
-position stay in one transaction, and only one of the two processes writes at a time. The scribe
-ends with its gateway, whose pipe then breaks; whatever is not stored by then is read again. Knows
-nothing of views.
+position stay in one transaction, and only one of the two processes writes at a time. It is sent
+more before it has answered, so that it never waits; once it could not store something it ends,
+and stores nothing that was sent after that. It ends with its gateway as well, whose pipe then
+breaks; whatever is not stored by then is read again. Knows nothing of views.
 """
 
 import contextlib
@@ -18,18 +19,27 @@ from typing import IO
 import msgspec
 
 from projections.history import Entry, History
+from projections.plain_jobs import Outline, Parts
 from projections.store import open_store
 
 _LENGTH = 8  # bytes before each message that say how long it is
 # A scribe that was told to end has at most one transaction to finish (seconds).
 _LAST_WORDS = 30.0
+# So many outlines are remembered; each takes about 4 KB.
+_MOST_OUTLINES = 2000
 
 
 class Batch(msgspec.Struct, gc=False):
-    """What History.apply_batch is given."""
+    """What History.apply_batch is given, in order, and what plain jobs in it have in common.
 
-    entries: Sequence[Entry]
+    In `entries` an outline is a number: its place among all that came in `outlines` so far, which
+    `anew` forgets.
+    """
+
+    entries: msgspec.Raw
     upto: int
+    outlines: list[Parts]
+    anew: bool
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -57,20 +67,27 @@ class Scribe:
             program, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.pid = self._process.pid
+        self._outlines = _Numbered()
 
-    def apply_batch(self, entries: Sequence[Entry], upto: int) -> None:
-        """As History.apply_batch, and raises what that raises; or ScribeGone.
+    def send(self, entries: Sequence[Entry], upto: int) -> None:
+        """Have it do as History.apply_batch, after all that was sent before. Raises ScribeGone.
 
-        Raises OverflowError if there are numbers that only JSON knows: nothing was stored then.
+        Raises OverflowError if there are numbers that only JSON knows: nothing was sent then.
         """
-        data = _ENCODER.encode(Batch(entries, upto))
+        data = self._outlines.batch(entries, upto)
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             _send(self._process.stdin, data)
-            answered = _receive(self._process.stdout)
         except OSError as error:
             raise ScribeGone(str(error)) from error
+
+    def confirm(self) -> None:
+        """Wait until the oldest of what was sent is stored.
+
+        Raises what History.apply_batch raises, and has ended then; or ScribeGone.
+        """
+        assert self._process.stdout is not None
+        answered = _receive(self._process.stdout)
         if answered is None:
             raise ScribeGone("it has ended")
         answer = _ANSWERS.decode(answered)
@@ -92,6 +109,54 @@ class Scribe:
             self._process.wait()
 
 
+class _Numbered:
+    """Writes batches in which an outline is spelt out at its first mention only."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Outline, int] = {}
+        self._new: list[Parts] = []
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._number)
+
+    def batch(self, entries: Sequence[Entry], upto: int) -> bytes:
+        """The bytes of a Batch. Raises OverflowError."""
+        if len(self._numbers) > _MOST_OUTLINES:
+            self._numbers.clear()
+        anew, self._new = not self._numbers, []
+        try:
+            raw = msgspec.Raw(self._encoder.encode(entries))
+            return _ENCODER.encode(Batch(raw, upto, self._new, anew))
+        except OverflowError:
+            self._numbers.clear()  # those that were new are not on their way
+            raise
+
+    def _number(self, value: object) -> int:
+        if not isinstance(value, Outline):
+            raise TypeError(f"{type(value)} is no part of what is stored")
+        number = self._numbers.get(value)
+        if number is None:
+            number = self._numbers[value] = len(self._numbers)
+            self._new.append(value.parts)
+        return number
+
+
+class _Reading:
+    """Reads what _Numbered wrote."""
+
+    def __init__(self) -> None:
+        self._outlines: list[Outline] = []
+        self._decoder = msgspec.msgpack.Decoder(list[Entry], dec_hook=self._outline)
+
+    def entries(self, batch: Batch) -> list[Entry]:
+        """The entries of the next batch."""
+        if batch.anew:
+            self._outlines.clear()
+        self._outlines += map(Outline, batch.outlines)
+        return self._decoder.decode(batch.entries)
+
+    def _outline(self, _: type, number: int) -> Outline:
+        return self._outlines[number]
+
+
 def _send(pipe: IO[bytes], data: bytes) -> None:
     pipe.write(len(data).to_bytes(_LENGTH) + data)
     pipe.flush()
@@ -108,12 +173,12 @@ def main(path: str, ledger: str, end: str) -> None:
     """The scribe's life: until nobody is left who would send more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the gateway
     connection = open_store(Path(path), ledger, int(end))
-    history = History(connection)
-    while (data := _receive(sys.stdin.buffer)) is not None:
+    history, reading = History(connection), _Reading()
+    answer = Answer()
+    while not answer.error and (data := _receive(sys.stdin.buffer)) is not None:
         batch = _BATCHES.decode(data)
-        answer = Answer()
         try:
-            history.apply_batch(batch.entries, batch.upto)
+            history.apply_batch(reading.entries(batch), batch.upto)
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
             answer = Answer(str(error) or "an error without words", code)

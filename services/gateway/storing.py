@@ -31,10 +31,14 @@ _BATCH = 2500
 _GATHER = 0.25
 _ENOUGH = 2000
 _READERS = 2
-# Folding in memory may be faster than SQLite: it waits when so many facts wait for the writer.
+# Folding in memory may be faster than SQLite: when so many facts wait for the writer it does more
+# itself, and then it waits.
+_MANY_PENDING = 4000
 _MOST_PENDING = 8000
 # To be worth a process that stores them, so many facts must be new.
 _LONG = 20_000
+# So many transactions are sent to it before it has confirmed the one before them.
+_AHEAD = 1
 # A full disk or a locked file is tried again after this many seconds.
 _AGAIN = 1.0
 
@@ -72,6 +76,7 @@ class HistoryWriter:
         self._scribe = Scribe(path, ledger, end) if end - self.position >= _LONG else None
         self._pending: deque[_Part] = deque()
         self._waiting_facts = 0
+        self._under_way: deque[_Part] = deque()  # the writing thread's, and not known to be stored
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
@@ -109,6 +114,11 @@ class HistoryWriter:
         while self._waiting_facts > _MOST_PENDING:
             await self._stored(self._pending[0].upto)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether what the writer is spared will be stored sooner."""
+        return self._waiting_facts > _MANY_PENDING
+
     def kept_states(self) -> list[tuple[int, bytes]]:
         """See store.kept_states; only before the first fact is added."""
         return store.kept_states(self._connection)
@@ -117,8 +127,8 @@ class HistoryWriter:
         """See store.keep_state; waits until the rows are stored up to there."""
         await self._stored(position)
         try:
-            await self._loop.run_in_executor(
-                self._writer, store.keep_state, self._connection, position, state
+            self._note_stored(
+                await self._loop.run_in_executor(self._writer, self._keep, position, state)
             )
         except sqlite3.DatabaseError as error:
             if is_damage(error):
@@ -136,11 +146,14 @@ class HistoryWriter:
             raise
 
     async def _write(self) -> None:
-        while self._pending:
-            await self._gather()
-            batch = self._take()
+        failed = False
+        while self._pending or self._under_way:
+            batch = None
+            if self._pending and not failed:
+                await self._gather()
+                batch = self._take()
             try:
-                await self._loop.run_in_executor(self._writer, self._store, batch)
+                stored = await self._loop.run_in_executor(self._writer, self._store, batch)
             except sqlite3.DatabaseError as error:
                 if is_damage(error):
                     self._fail(error)
@@ -148,39 +161,83 @@ class HistoryWriter:
                 if self._closing.is_set():
                     return
                 log.warning("History waits", action="history_waits", reason=str(error))
-                self._pending.appendleft(batch)
-                self._waiting_facts += batch.count
+                failed = True
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_AGAIN):
                         await self._closing.wait()
                 continue
-            self.position = batch.upto
-            ready = [future for sequence, future in self._waiters if sequence <= self.position]
-            self._waiters = [w for w in self._waiters if w[0] > self.position]
-            for future in ready:
-                if not future.done():
-                    future.set_result(None)
+            failed = False
+            self._note_stored(stored)
 
-    def _store(self, batch: _Part) -> None:
-        """Store this, or have the scribe do so until what was there at the start is stored."""
-        if self._scribe is not None:
+    def _note_stored(self, upto: int) -> None:
+        """Everything up to this sequence is stored: tell who waits for it."""
+        self.position = max(self.position, upto)
+        ready = [future for sequence, future in self._waiters if sequence <= self.position]
+        self._waiters = [w for w in self._waiters if w[0] > self.position]
+        for future in ready:
+            if not future.done():
+                future.set_result(None)
+
+    # --- in the writing thread ---------------------------------------------------------------
+
+    def _store(self, batch: _Part | None) -> int:
+        """Store this, and wait for what is under way: all of it, if there is nothing new.
+
+        Returns up to where all is stored. What is under way when an error is raised remains so:
+        the next call stores it.
+        """
+        if batch is not None:
+            self._under_way.append(batch)
+        try:
+            if self._scribe is not None:
+                return self._dictate(self._scribe, batch)
+        except ScribeGone as error:
+            log.warning("The scribe is gone", action="scribe_gone", reason=str(error))
+            self._dismiss()
+        except sqlite3.DatabaseError:
+            self._dismiss()
+            raise
+        return self._store_here()
+
+    def _dictate(self, scribe: Scribe, batch: _Part | None) -> int:
+        """Have the scribe store this; it ends once what was there at the start is stored."""
+        stored, ahead = self.position, 0
+        if batch is not None:
             try:
-                self._scribe.apply_batch(batch.entries, batch.upto)
+                scribe.send(batch.entries, batch.upto)
             except OverflowError:
-                self._history.apply_batch(batch.entries, batch.upto)
-            except ScribeGone as error:
-                log.warning("The scribe is gone", action="scribe_gone", reason=str(error))
-                self._dismiss()
-                self._history.apply_batch(batch.entries, batch.upto)
-            if batch.upto >= self._end:
-                self._dismiss()
-        else:
-            self._history.apply_batch(batch.entries, batch.upto)
+                while len(self._under_way) > 1:
+                    scribe.confirm()
+                    self._under_way.popleft()
+                return self._store_here()
+            ahead = _AHEAD if batch.upto < self._end else 0
+        while len(self._under_way) > ahead:
+            scribe.confirm()
+            stored = self._under_way.popleft().upto
+        if stored >= self._end:
+            self._dismiss()
+        return stored
+
+    def _store_here(self) -> int:
+        stored = self.position
+        while self._under_way:
+            part = self._under_way[0]
+            self._history.apply_batch(part.entries, part.upto)
+            stored = self._under_way.popleft().upto
+        return stored
+
+    def _keep(self, position: int, state: bytes) -> int:
+        """Keep a snapshot while nobody else writes; up to where all is stored."""
+        stored = self._store(None)
+        store.keep_state(self._connection, position, state)
+        return stored
 
     def _dismiss(self) -> None:
         if self._scribe is not None:
             self._scribe.close()
             self._scribe = None
+
+    # --- in the loop -------------------------------------------------------------------------
 
     def _take(self) -> _Part:
         """What goes into the next transaction; a part goes in whole."""

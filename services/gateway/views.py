@@ -37,6 +37,9 @@ KEPT_FOR = 120.0
 # Seconds between two looks at what may be forgotten.
 _SWEEP = 1.0
 
+# What a job's document is made of, the sequence that made it final, and when that was.
+_Kept = tuple[FinalRecord | PlainJob, int, float]
+
 T = TypeVar("T")
 
 
@@ -92,8 +95,8 @@ class Views:
         self.launches: deque[float] = deque()
         self.answers: dict[int, Recorded] = {}
         self.events_changed = 0
-        self._finals: dict[str, tuple[FinalRecord, int, float]] = {}
-        self._ephemeral: dict[str, tuple[FinalRecord, int, float]] = {}
+        self._finals: dict[str, _Kept] = {}
+        self._ephemeral: dict[str, _Kept] = {}
         self._watches: dict[str, set[Watch]] = {}
         self._history: HistoryWriter | None = None
         self._swept, self._swept_upto = 0.0, -1
@@ -113,6 +116,7 @@ class Views:
         Raises nothing that `apply` does not.
         """
         entries: list[Entry] = []
+        is_busy = self._history is not None and self._history.is_busy
         plain = plain_jobs(facts, self.active.jobs, self.active.owed)
         for recorded, job in zip(facts, plain, strict=True):
             self._note(recorded)
@@ -124,8 +128,8 @@ class Views:
             self.active.pass_over(recorded)
             if recorded is job.requested:
                 self._note_launch(recorded, [])
-            elif recorded is job.completed:
-                entries.append((recorded, self._plain_final(job, job.outline)))
+            elif recorded is job.completed and self._complete_plain(job):
+                entries.append((recorded, plain_record(job)) if is_busy else job)
         if self._history is not None:
             self._history.add(entries, self.position, len(facts))
 
@@ -157,16 +161,17 @@ class Views:
         template = self.active.template(request.made_of, requested.sequence)
         return None if template is None else outline_of(template)
 
-    def _plain_final(self, job: PlainJob, outline: Outline) -> FinalRecord | None:
-        """The record of a plain job, unless it is stored already; wakes who waits for it."""
-        completed, server = job.completed.fact, getattr(job.assigned.fact, "server", "")
+    def _complete_plain(self, job: PlainJob) -> bool:
+        """Whether a plain job's record is still to be stored; wakes who waits for it."""
+        completed, assigned = job.completed.fact, job.assigned.fact
         assert isinstance(completed, f.JobCompleted)
+        assert isinstance(assigned, f.JobAssigned)
         self._wake(completed.job)
         if job.completed.sequence <= self.history_position:
-            return None
-        final = plain_record(job, outline, self._groups(server))
-        self._keep(completed.job, final, job.completed.sequence, completed.at)
-        return final
+            return False
+        job.groups = self._groups(assigned.server)
+        self._keep(completed.job, job, job.completed.sequence, completed.at)
+        return True
 
     def _note_change(self, recorded: Recorded, _: list[Job]) -> None:
         self.events_changed = recorded.sequence
@@ -214,8 +219,9 @@ class Views:
         server = self.fleet.servers.get(id) if id else None
         return server.groups if server is not None else ()
 
-    def _keep(self, id: str, final: FinalRecord, sequence: int, at: float) -> None:
-        place = self._ephemeral if final.ephemeral else self._finals
+    def _keep(self, id: str, final: FinalRecord | PlainJob, sequence: int, at: float) -> None:
+        is_ephemeral = isinstance(final, FinalRecord) and final.ephemeral
+        place = self._ephemeral if is_ephemeral else self._finals
         place[id] = (final, sequence, at)
         self._sweep(at)
 
@@ -338,7 +344,10 @@ class Views:
     def final_at_hand(self, id: str) -> Json | None:
         """The document of a job that just became final, if it is still kept here."""
         kept = self._finals.get(id) or self._ephemeral.get(id)
-        return kept[0].document() if kept is not None else None
+        if kept is None:
+            return None
+        final = kept[0]
+        return (plain_record(final) if isinstance(final, PlainJob) else final).document()
 
     async def history(self, ask: Callable[[History], T]) -> T:
         """Ask the history, which has stored everything that is applied by now (D26)."""
@@ -371,9 +380,7 @@ _FOLDS: Mapping[type[f.FactBase], Callable[[Views, Recorded, list[Job]], FinalRe
 }
 
 
-def _over(
-    kept: dict[str, tuple[FinalRecord, int, float]], stored: int, now: float, seconds: float
-) -> list[str]:
+def _over(kept: dict[str, _Kept], stored: int, now: float, seconds: float) -> list[str]:
     """The documents, oldest first, that are stored and were kept for so many seconds."""
     over = []
     for id, (_, sequence, at) in kept.items():

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,10 +19,12 @@ from msgspec.structs import replace
 from domain import facts as f
 from domain.facts import Recorded
 from domain.subjects import subject_of
+from projections.active_jobs import _NO_SPEC
 from projections.history import History
-from projections.plain_jobs import plain_jobs
+from projections.plain_jobs import Outline, Parts, PlainJob, plain_jobs
 from projections.store import is_damage, open_store
-from services.gateway.scribe import Scribe
+from services.gateway import scribe, storing
+from services.gateway.scribe import Scribe, ScribeGone
 from services.gateway.views import Views, ViewsState
 from tests.projections.recording import all_rows
 
@@ -336,17 +339,165 @@ def test_what_a_scribe_stored_after_its_gateway_was_killed_is_not_stored_twice(
     assert new.facts_of("j0") == [5, 6, 7]
 
 
-async def test_an_error_of_the_disk_is_the_same_from_a_scribe(tmp_path: Path) -> None:
-    facts = as_recorded(beginning())
-    scribe = Scribe(tmp_path / "history", LEDGER, LONG)
+def test_a_scribe_that_could_not_store_something_stores_nothing_after_it(tmp_path: Path) -> None:
+    """It is sent more before it answers; a gap would be taken for stored."""
+    facts = as_recorded([*beginning(), *plain("j0")])
+    path = tmp_path / "history"
+    scribe = Scribe(path, LEDGER, LONG)
     try:
-        scribe.apply_batch([(facts[0], None)], 1)
-        with closing(sqlite3.connect(tmp_path / "history")) as connection:
-            connection.execute("DROP TABLE activity")
+        scribe.send([(facts[0], None)], 1)
+        scribe.confirm()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("ALTER TABLE activity RENAME TO hidden")
+        scribe.send([(facts[1], None)], 2)
         with pytest.raises(sqlite3.DatabaseError) as raised:
-            scribe.apply_batch([(fact, None) for fact in facts], 3)
+            scribe.confirm()
+        with pytest.raises(ScribeGone):
+            scribe.confirm()
     finally:
         scribe.close()
 
     assert is_damage(raised.value)
     assert "activity" in str(raised.value)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE hidden RENAME TO activity")
+    assert History(open_store(path, LEDGER, LONG)).position == 1
+
+
+async def test_what_could_not_be_stored_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here because another program holds the file; nothing is left out, nor stored twice."""
+    facts = as_recorded([*beginning(), *plain("j0"), *plain("j1")])
+    await one_by_one(tmp_path / "alone", facts)
+    views = await opened(tmp_path / "late")
+    assert views._history is not None
+    views._history._connection.execute("PRAGMA busy_timeout = 0")
+    with closing(sqlite3.connect(tmp_path / "late", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        views.apply_all(facts[:8])
+        waits = asyncio.Event()
+        monkeypatch.setattr(storing.log, "warning", lambda *_, **__: waits.set(), raising=False)
+        stored = asyncio.create_task(views.history(lambda history: history.position))
+        await asyncio.wait_for(waits.wait(), 10)
+        other.execute("ROLLBACK")
+    views.apply_all(facts[8:])
+
+    assert await asyncio.wait_for(stored, 10) >= 8
+    await views.close()
+    assert rows(tmp_path / "late") == rows(tmp_path / "alone")
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.data())
+def test_a_replay_whose_scribe_was_killed_anywhere_leaves_the_same_rows(
+    data: st.DataObject,
+) -> None:
+    """Some of what it was sent it has stored, and has not said so."""
+    facts = data.draw(histories())
+    cuts = data.draw(cuts_of(facts))
+    killed_after = data.draw(st.integers(0, len(cuts)))
+
+    async def replay(path: Path) -> ViewsState:
+        views = Views()
+        views.open_history(path, LEDGER, LONG)
+        assert views._history is not None
+        scribe = views._history._scribe
+        assert scribe is not None
+        for part, (start, end) in enumerate(pairwise([0, *cuts, len(facts)])):
+            if facts[start:end]:
+                views.apply_all(facts[start:end])
+            if part % 2:
+                await views.history(lambda _: None)
+            else:
+                await asyncio.sleep(0)  # the writer begins
+            if part == killed_after:
+                os.kill(scribe.pid, signal.SIGKILL)
+        await views.history(lambda _: None)
+        await views.close()
+        return views.state()
+
+    with TemporaryDirectory() as folder:
+        alone, long = Path(folder) / "alone", Path(folder) / "long"
+        expected = asyncio.run(one_by_one(alone, facts))
+
+        assert asyncio.run(replay(long)) == expected
+        assert rows(long) == rows(alone)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.data())
+def test_a_gateway_that_was_killed_while_its_scribe_was_busy_goes_on_to_the_same_rows(
+    data: st.DataObject,
+) -> None:
+    """Nobody heard what the scribe has stored of what it was sent; the next begins meanwhile."""
+    facts = data.draw(histories())
+    cuts = data.draw(cuts_of(facts))
+
+    async def begin(path: Path) -> Scribe:
+        views = Views()
+        views.open_history(path, LEDGER, LONG)
+        writer = views._history
+        assert writer is not None
+        scribe, writer._scribe = writer._scribe, None
+        assert scribe is not None
+        for start, end in pairwise([0, *cuts]):
+            if facts[start:end]:
+                views.apply_all(facts[start:end])
+                part = writer._take()
+                scribe.send(part.entries, part.upto)
+        return scribe
+
+    with TemporaryDirectory() as folder:
+        alone, long = Path(folder) / "alone", Path(folder) / "long"
+        expected = asyncio.run(one_by_one(alone, facts))
+        scribe = asyncio.run(begin(long))
+
+        assert asyncio.run(together(long, facts, data.draw(cuts_of(facts)))) == expected
+        scribe.close()
+        assert rows(long) == rows(alone)
+
+
+async def test_a_busy_scribe_is_sent_records_and_an_idle_one_jobs(tmp_path: Path) -> None:
+    """Who has time makes the records of plain jobs; they are the same."""
+    many = [fact for number in range(1100) for fact in plain(f"j{number}")]
+    facts = as_recorded(beginning() + many)
+    await one_by_one(tmp_path / "alone", facts)
+    views = await opened(tmp_path / "history")
+    writer = views._history
+    assert writer is not None
+
+    for start in range(0, len(facts), 1000):
+        views.apply_all(facts[start : start + 1000])
+    parts = list(writer._pending)
+    document = views.final_at_hand("j9")
+    await views.history(lambda _: None)
+    await views.close()
+
+    kinds = [{type(entry) for entry in part.entries[20:120]} for part in parts]
+    assert kinds[0] == {PlainJob}
+    assert kinds[-1] == {tuple}
+    assert document is not None
+    assert document["id"] == "j9"
+    assert rows(tmp_path / "history") == rows(tmp_path / "alone")
+
+
+def test_outlines_are_sent_once_and_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scribe, "_MOST_OUTLINES", 2)
+    facts = beginning() + [fact for number in range(4) for fact in plain(f"j{number}")]
+    jobs = list({id(j): j for j in plain_jobs(as_recorded(facts), {}, {}) if j}.values())
+    outlines = [Outline(Parts({}, {}, [], [], replace(_NO_SPEC, title=t))) for t in "abc"]
+    writing, reading = scribe._Numbered(), scribe._Reading()
+
+    sent = []
+    for titles in ("ab", "ba", "c", "ac"):
+        for job, title in zip(jobs, titles, strict=False):
+            job.outline = outlines["abc".index(title)]
+        data = writing.batch(jobs[: len(titles)], 1)
+        batch = scribe._BATCHES.decode(data)
+        sent.append(len(batch.outlines))
+        found = reading.entries(batch)
+        read = [e.outline.parts.spec.title for e in found if isinstance(e, PlainJob) and e.outline]
+        assert read == list(titles)
+
+    assert sent == [2, 0, 1, 2]
