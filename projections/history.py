@@ -24,7 +24,6 @@ from domain import facts as f
 from domain.facts import Json, Recorded
 from projections.final_record import FinalRecord, final_record, whole
 from projections.job_view import with_late_report
-from projections.plain_jobs import PlainJob, plain_record
 from projections.revisions import PASSED_OVER, Page, Revisions, actor_name, row_id
 from projections.search import Calendar, all_of, jobs_where, within_limits
 from projections.store import insert_all, read_meta
@@ -54,8 +53,8 @@ _OF_RUNNERS = frozenset(
 )
 
 
-Entry = tuple[Recorded, FinalRecord | None] | PlainJob
-"""A fact, and with a JobCompleted the record of its job; or a plain job with all of its facts."""
+Entry = tuple[Recorded, FinalRecord | None]
+"""A fact, and with a JobCompleted the record of its job."""
 
 
 class History:
@@ -77,10 +76,10 @@ class History:
 
         With a JobCompleted comes the final record of its job, or None where the job is not
         known; with every other fact None. Ephemeral jobs leave no record. `upto` is the last
-        sequence that is folded then, if that is not the last fact's: the facts of plain jobs
-        stand with the last of each.
+        sequence that is folded then, if that is not the last fact's: jobs' orders and reports
+        may be left out where the record names them.
         """
-        end = max(upto, _last_of(facts[-1]).sequence if facts else 0)
+        end = max(upto, facts[-1][0].sequence if facts else 0)
         if end <= self.position:
             return
         with _transaction(self._connection):
@@ -88,13 +87,10 @@ class History:
             self.position = int(read_meta(self._connection, "position") or 0)
             if end <= self.position:
                 return
-            fresh = [entry for entry in facts if _last_of(entry).sequence > self.position]
+            fresh = [entry for entry in facts if entry[0].sequence > self.position]
             self._rows, self._known = _Rows(), self._known_of(fresh)
-            for entry in fresh:
-                if isinstance(entry, PlainJob):
-                    self._complete(plain_record(entry))
-                else:
-                    self._apply(*entry)
+            for recorded, record in fresh:
+                self._apply(recorded, record)
             self._write_rows()
             self._connection.execute("UPDATE meta SET value = ? WHERE name = 'position'", (end,))
         self.position = end
@@ -163,8 +159,7 @@ class History:
 
     def _known_of(self, facts: Sequence[Entry]) -> set[str]:
         """Those of the jobs that end in these facts that have a record already: very few."""
-        last = [_last_of(entry).fact for entry in facts]
-        ids = {getattr(fact, "job", "") for fact in last if type(fact) in _ENDS}
+        ids = {getattr(r.fact, "job", "") for r, _ in facts if type(r.fact) in _ENDS}
         rows = self._connection.execute(
             "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
@@ -181,16 +176,14 @@ class History:
                 self._take_late(fact)
         elif isinstance(fact, f.JobCompleted):
             if record is not None:
-                self._complete(record)
+                self._rows.job_facts += [
+                    (fact.job, sequence) for sequence in record.orders if sequence > self.position
+                ]
+                if not record.ephemeral:
+                    self._store(record)
         elif kind not in PASSED_OVER:
             self.revisions.add(recorded)
             self._revise(recorded)
-
-    def _complete(self, record: FinalRecord) -> None:
-        id = record.row[0]
-        self._rows.job_facts += [(id, order) for order in record.orders if order > self.position]
-        if not record.ephemeral:
-            self._store(record)
 
     def _revise(self, recorded: Recorded) -> None:
         """What changes records that may be there, and so needs them written."""
@@ -258,11 +251,6 @@ class History:
         marks = [(id,) for id in ids]
         self._connection.executemany("DELETE FROM job_words WHERE job = ?", marks)
         self._connection.executemany("DELETE FROM jobs WHERE id = ?", marks)
-
-
-def _last_of(entry: Entry) -> Recorded:
-    """The fact with which an entry takes its place."""
-    return entry.completed if isinstance(entry, PlainJob) else entry[0]
 
 
 @dataclass(slots=True)

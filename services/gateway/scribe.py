@@ -21,24 +21,24 @@ import msgspec
 from projections.history import Entry, History
 from projections.plain_jobs import Outline, Parts
 from projections.store import open_store
+from services.gateway.dictation import Dictated, Reading
 
 _LENGTH = 8  # bytes before each message that say how long it is
 # A scribe that was told to end has at most one transaction to finish (seconds).
 _LAST_WORDS = 30.0
 # So many outlines are remembered; each takes about 4 KB.
-_MOST_OUTLINES = 2000
+_MOST_OUTLINES = 4000
 
 
 class Batch(msgspec.Struct, gc=False):
-    """What History.apply_batch is given, in order, and what plain jobs in it have in common.
+    """What several Dictated hold, one transaction, and up to which sequence that is all.
 
-    In `entries` an outline is a number: its place among all that came in `outlines` so far, which
-    `anew` forgets.
+    `outlines` are those that the scribe does not know yet; `anew`: it shall forget the others.
     """
 
-    entries: msgspec.Raw
+    parts: list[msgspec.Raw]
     upto: int
-    outlines: list[Parts]
+    outlines: dict[int, Parts]
     anew: bool
 
 
@@ -67,17 +67,22 @@ class Scribe:
             program, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.pid = self._process.pid
-        self._outlines = _Numbered()
+        self._known: set[int] = set()
 
-    def send(self, entries: Sequence[Entry], upto: int) -> None:
-        """Have it do as History.apply_batch, after all that was sent before. Raises ScribeGone.
-
-        Raises OverflowError if there are numbers that only JSON knows: nothing was sent then.
-        """
-        data = self._outlines.batch(entries, upto)
+    def send(self, parts: Sequence[Dictated], upto: int) -> None:
+        """Have it do as History.apply_batch, after all that was sent before. Raises ScribeGone."""
+        anew = len(self._known) > _MOST_OUTLINES
+        if anew:
+            self._known.clear()
+        new: dict[int, Parts] = {}
+        for part in parts:
+            for number in part.outlines.keys() - self._known:
+                new[number] = part.outlines[number].parts
+        self._known |= new.keys()
+        batch = Batch([msgspec.Raw(part.data) for part in parts], upto, new, anew)
         assert self._process.stdin is not None
         try:
-            _send(self._process.stdin, data)
+            _send(self._process.stdin, _ENCODER.encode(batch))
         except OSError as error:
             raise ScribeGone(str(error)) from error
 
@@ -109,54 +114,6 @@ class Scribe:
             self._process.wait()
 
 
-class _Numbered:
-    """Writes batches in which an outline is spelt out at its first mention only."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[Outline, int] = {}
-        self._new: list[Parts] = []
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._number)
-
-    def batch(self, entries: Sequence[Entry], upto: int) -> bytes:
-        """The bytes of a Batch. Raises OverflowError."""
-        if len(self._numbers) > _MOST_OUTLINES:
-            self._numbers.clear()
-        anew, self._new = not self._numbers, []
-        try:
-            raw = msgspec.Raw(self._encoder.encode(entries))
-            return _ENCODER.encode(Batch(raw, upto, self._new, anew))
-        except OverflowError:
-            self._numbers.clear()  # those that were new are not on their way
-            raise
-
-    def _number(self, value: object) -> int:
-        if not isinstance(value, Outline):
-            raise TypeError(f"{type(value)} is no part of what is stored")
-        number = self._numbers.get(value)
-        if number is None:
-            number = self._numbers[value] = len(self._numbers)
-            self._new.append(value.parts)
-        return number
-
-
-class _Reading:
-    """Reads what _Numbered wrote."""
-
-    def __init__(self) -> None:
-        self._outlines: list[Outline] = []
-        self._decoder = msgspec.msgpack.Decoder(list[Entry], dec_hook=self._outline)
-
-    def entries(self, batch: Batch) -> list[Entry]:
-        """The entries of the next batch."""
-        if batch.anew:
-            self._outlines.clear()
-        self._outlines += map(Outline, batch.outlines)
-        return self._decoder.decode(batch.entries)
-
-    def _outline(self, _: type, number: int) -> Outline:
-        return self._outlines[number]
-
-
 def _send(pipe: IO[bytes], data: bytes) -> None:
     pipe.write(len(data).to_bytes(_LENGTH) + data)
     pipe.flush()
@@ -173,12 +130,19 @@ def main(path: str, ledger: str, end: str) -> None:
     """The scribe's life: until nobody is left who would send more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the gateway
     connection = open_store(Path(path), ledger, int(end))
-    history, reading = History(connection), _Reading()
+    history, reading = History(connection), Reading()
+    outlines: dict[int, Outline] = {}
     answer = Answer()
     while not answer.error and (data := _receive(sys.stdin.buffer)) is not None:
         batch = _BATCHES.decode(data)
+        if batch.anew:
+            outlines.clear()
+        outlines |= {number: Outline(parts) for number, parts in batch.outlines.items()}
+        entries: list[Entry] = []
+        for part in batch.parts:
+            entries += reading.entries(part, outlines)
         try:
-            history.apply_batch(reading.entries(batch), batch.upto)
+            history.apply_batch(entries, batch.upto)
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
             answer = Answer(str(error) or "an error without words", code)

@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +22,7 @@ from projections.history import Entry, History
 from projections.store import condemn, is_damage, open_reader, open_store
 from services import logs
 from services.errors import StartupError
+from services.gateway.dictation import Dictated, Dictation, Handed, Reading, with_records
 from services.gateway.scribe import Scribe, ScribeGone
 
 # Facts per transaction: more would only make readers wait longer.
@@ -55,9 +56,9 @@ class ViewDamaged(StartupError):
 
 
 class _Part(Struct, frozen=True, gc=False):
-    """What `count` facts up to a sequence leave."""
+    """What `count` facts up to a sequence leave: in pieces, written down for the scribe or not."""
 
-    entries: list[Entry]
+    pieces: list[Dictated | Sequence[Handed]]
     upto: int
     count: int
 
@@ -74,6 +75,7 @@ class HistoryWriter:
         self.position = self._history.position
         self._end = end
         self._scribe = Scribe(path, ledger, end) if end - self.position >= _LONG else None
+        self._dictation, self._reading = Dictation(), Reading()
         self._pending: deque[_Part] = deque()
         self._waiting_facts = 0
         self._under_way: deque[_Part] = deque()  # the writing thread's, and not known to be stored
@@ -85,11 +87,15 @@ class HistoryWriter:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="history-reader")
         self._local = threading.local()
 
-    def add(self, entries: list[Entry], upto: int, count: int) -> None:
+    def add(self, entries: Sequence[Handed], upto: int, count: int) -> None:
         """Have what `count` facts up to this sequence leave stored soon, in one transaction."""
         if upto <= self.position:
             return
-        self._pending.append(_Part(entries, upto, count))
+        piece: Dictated | Sequence[Handed] = entries
+        if self._scribe is not None:
+            with suppress(OverflowError):
+                piece = self._dictation.write(entries)
+        self._pending.append(_Part([piece], upto, count))
         self._waiting_facts += count
         if self._waiting_facts >= _ENOUGH:
             self._asked.set()
@@ -203,13 +209,13 @@ class HistoryWriter:
         """Have the scribe store this; it ends once what was there at the start is stored."""
         stored, ahead = self.position, 0
         if batch is not None:
-            try:
-                scribe.send(batch.entries, batch.upto)
-            except OverflowError:
+            dictated = [piece for piece in batch.pieces if isinstance(piece, Dictated)]
+            if len(dictated) < len(batch.pieces):  # it would not understand the others
                 while len(self._under_way) > 1:
                     scribe.confirm()
                     self._under_way.popleft()
                 return self._store_here()
+            scribe.send(dictated, batch.upto)
             ahead = _AHEAD if batch.upto < self._end else 0
         while len(self._under_way) > ahead:
             scribe.confirm()
@@ -222,7 +228,13 @@ class HistoryWriter:
         stored = self.position
         while self._under_way:
             part = self._under_way[0]
-            self._history.apply_batch(part.entries, part.upto)
+            entries: list[Entry] = []
+            for piece in part.pieces:
+                if isinstance(piece, Dictated):
+                    entries += self._reading.entries(piece.data, piece.outlines)
+                else:
+                    entries += with_records(piece)
+            self._history.apply_batch(entries, part.upto)
             stored = self._under_way.popleft().upto
         return stored
 
@@ -241,14 +253,14 @@ class HistoryWriter:
 
     def _take(self) -> _Part:
         """What goes into the next transaction; a part goes in whole."""
-        entries: list[Entry] = []
+        pieces: list[Dictated | Sequence[Handed]] = []
         upto = count = 0
         while self._pending and count < _BATCH:
             part = self._pending.popleft()
-            entries += part.entries
+            pieces += part.pieces
             upto, count = part.upto, count + part.count
         self._waiting_facts -= count
-        return _Part(entries, upto, count)
+        return _Part(pieces, upto, count)
 
     async def _gather(self) -> None:
         """Let more facts come, unless somebody waits for these, or they are enough."""

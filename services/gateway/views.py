@@ -24,12 +24,13 @@ from projections.definitions import Definitions, StoredDefinitions
 from projections.event_state import EventStates, StoredEventStates
 from projections.final_record import FinalRecord, final_record
 from projections.fleet import Fleet, StoredFleet
-from projections.history import Entry, History
+from projections.history import History
 from projections.job_activity import JobActivity, StoredActivity
 from projections.job_view import document
 from projections.plain_jobs import Outline, PlainJob, outline_of, plain_jobs, plain_record
 from projections.schedule import Schedule, StoredSchedule
 from projections.upcoming_jobs import Preview
+from services.gateway.dictation import Handed
 from services.gateway.storing import HistoryWriter
 
 # An ephemeral job leaves no row; those who wait for its end still get it (api.md D15).
@@ -99,6 +100,7 @@ class Views:
         self._ephemeral: dict[str, _Kept] = {}
         self._watches: dict[str, set[Watch]] = {}
         self._history: HistoryWriter | None = None
+        self._past = 0
         self._swept, self._swept_upto = 0.0, -1
 
     # --- folding -----------------------------------------------------------------------------
@@ -115,7 +117,7 @@ class Views:
 
         Raises nothing that `apply` does not.
         """
-        entries: list[Entry] = []
+        entries: list[Handed] = []
         is_busy = self._history is not None and self._history.is_busy
         plain = plain_jobs(facts, self.active.jobs, self.active.owed)
         for recorded, job in zip(facts, plain, strict=True):
@@ -170,7 +172,8 @@ class Views:
         if job.completed.sequence <= self.history_position:
             return False
         job.groups = self._groups(assigned.server)
-        self._keep(completed.job, job, job.completed.sequence, completed.at)
+        if job.completed.sequence > self._past:
+            self._keep(completed.job, job, job.completed.sequence, completed.at)
         return True
 
     def _note_change(self, recorded: Recorded, _: list[Job]) -> None:
@@ -327,7 +330,11 @@ class Views:
     # --- finished jobs -----------------------------------------------------------------------
 
     def open_history(self, path: Path, ledger: str, end: int) -> None:
-        """Begin to keep history in this file; facts up to its position are skipped."""
+        """Begin to keep history in this file; facts up to its position are skipped.
+
+        Nobody asks for what became of jobs up to `end`, the ledger's, before all is folded.
+        """
+        self._past = end
         self._history = HistoryWriter(path, ledger, end)
 
     @property

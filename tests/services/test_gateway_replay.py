@@ -24,6 +24,7 @@ from projections.history import History
 from projections.plain_jobs import Outline, Parts, PlainJob, plain_jobs
 from projections.store import is_damage, open_store
 from services.gateway import scribe, storing
+from services.gateway.dictation import Dictated, Dictation
 from services.gateway.scribe import Scribe, ScribeGone
 from services.gateway.views import Views, ViewsState
 from tests.projections.recording import all_rows
@@ -175,9 +176,9 @@ def as_recorded(facts: Sequence[f.Fact]) -> list[Recorded]:
     return recorded
 
 
-async def opened(path: Path) -> Views:
+async def opened(path: Path, end: int = 10_000) -> Views:
     views = Views()
-    views.open_history(path, LEDGER, end=10_000)
+    views.open_history(path, LEDGER, end)
     return views
 
 
@@ -265,7 +266,7 @@ def test_plain_jobs_are_known_as_such() -> None:
 
 async def test_who_waits_for_a_job_is_woken_by_its_end(tmp_path: Path) -> None:
     facts = as_recorded(beginning() + plain("j0") + plain("j1"))
-    views = await opened(tmp_path / "history.sqlite")
+    views = await opened(tmp_path / "history.sqlite", end=0)
     with views.watch("j0") as first, views.watch("j1") as second, views.watch("j2") as other:
         views.apply_all(facts)
 
@@ -342,14 +343,14 @@ def test_what_a_scribe_stored_after_its_gateway_was_killed_is_not_stored_twice(
 def test_a_scribe_that_could_not_store_something_stores_nothing_after_it(tmp_path: Path) -> None:
     """It is sent more before it answers; a gap would be taken for stored."""
     facts = as_recorded([*beginning(), *plain("j0")])
-    path = tmp_path / "history"
+    path, dictation = tmp_path / "history", Dictation()
     scribe = Scribe(path, LEDGER, LONG)
     try:
-        scribe.send([(facts[0], None)], 1)
+        scribe.send([dictation.write([(facts[0], None)])], 1)
         scribe.confirm()
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("ALTER TABLE activity RENAME TO hidden")
-        scribe.send([(facts[1], None)], 2)
+        scribe.send([dictation.write([(facts[1], None)])], 2)
         with pytest.raises(sqlite3.DatabaseError) as raised:
             scribe.confirm()
         with pytest.raises(ScribeGone):
@@ -439,13 +440,15 @@ def test_a_gateway_that_was_killed_while_its_scribe_was_busy_goes_on_to_the_same
         views.open_history(path, LEDGER, LONG)
         writer = views._history
         assert writer is not None
-        scribe, writer._scribe = writer._scribe, None
+        scribe = writer._scribe
         assert scribe is not None
         for start, end in pairwise([0, *cuts]):
             if facts[start:end]:
                 views.apply_all(facts[start:end])
                 part = writer._take()
-                scribe.send(part.entries, part.upto)
+                scribe.send(
+                    [piece for piece in part.pieces if isinstance(piece, Dictated)], part.upto
+                )
         return scribe
 
     with TemporaryDirectory() as folder:
@@ -463,7 +466,7 @@ async def test_a_busy_scribe_is_sent_records_and_an_idle_one_jobs(tmp_path: Path
     many = [fact for number in range(1100) for fact in plain(f"j{number}")]
     facts = as_recorded(beginning() + many)
     await one_by_one(tmp_path / "alone", facts)
-    views = await opened(tmp_path / "history")
+    views = await opened(tmp_path / "history", end=0)
     writer = views._history
     assert writer is not None
 
@@ -474,7 +477,8 @@ async def test_a_busy_scribe_is_sent_records_and_an_idle_one_jobs(tmp_path: Path
     await views.history(lambda _: None)
     await views.close()
 
-    kinds = [{type(entry) for entry in part.entries[20:120]} for part in parts]
+    pieces = [piece for part in parts for piece in part.pieces if not isinstance(piece, Dictated)]
+    kinds = [{type(entry) for entry in piece[20:120]} for piece in pieces]
     assert kinds[0] == {PlainJob}
     assert kinds[-1] == {tuple}
     assert document is not None
@@ -482,22 +486,22 @@ async def test_a_busy_scribe_is_sent_records_and_an_idle_one_jobs(tmp_path: Path
     assert rows(tmp_path / "history") == rows(tmp_path / "alone")
 
 
-def test_outlines_are_sent_once_and_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outlines_are_sent_once_and_forgotten_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What many jobs share costs little, and a long history of changes no memory."""
     monkeypatch.setattr(scribe, "_MOST_OUTLINES", 2)
-    facts = beginning() + [fact for number in range(4) for fact in plain(f"j{number}")]
-    jobs = list({id(j): j for j in plain_jobs(as_recorded(facts), {}, {}) if j}.values())
-    outlines = [Outline(Parts({}, {}, [], [], replace(_NO_SPEC, title=t))) for t in "abc"]
-    writing, reading = scribe._Numbered(), scribe._Reading()
+    sent: list[scribe.Batch] = []
+    monkeypatch.setattr(scribe, "_send", lambda _, data: sent.append(scribe._BATCHES.decode(data)))
+    facts = beginning() + [fact for number in range(2) for fact in plain(f"j{number}")]
+    jobs = list({id(job): job for job in plain_jobs(as_recorded(facts), {}, {}) if job}.values())
+    outlines = {t: Outline(Parts({}, {}, [], [], replace(_NO_SPEC, title=t))) for t in "abcd"}
+    dictation = Dictation()
+    with closing(Scribe(tmp_path / "history", LEDGER, LONG)) as end:
+        for titles in ("ab", "ba", "cd", "ac"):
+            for job, title in zip(jobs, titles, strict=True):
+                job.outline = outlines[title]
+            end.send([dictation.write(jobs)], 1)
 
-    sent = []
-    for titles in ("ab", "ba", "c", "ac"):
-        for job, title in zip(jobs, titles, strict=False):
-            job.outline = outlines["abc".index(title)]
-        data = writing.batch(jobs[: len(titles)], 1)
-        batch = scribe._BATCHES.decode(data)
-        sent.append(len(batch.outlines))
-        found = reading.entries(batch)
-        read = [e.outline.parts.spec.title for e in found if isinstance(e, PlainJob) and e.outline]
-        assert read == list(titles)
-
-    assert sent == [2, 0, 1, 2]
+    assert [len(batch.outlines) for batch in sent] == [2, 0, 2, 2]
+    assert [batch.anew for batch in sent] == [False, False, False, True]
