@@ -5,7 +5,6 @@ published while the connection is down is lost, as live messages may be.
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from domain.facts import Json
+from services.json_bytes import as_json, from_json
 from services.ledger.errors import LedgerUnavailable, NotSent
 from services.logs import logger
 
@@ -42,7 +42,7 @@ Answerer = Callable[[Json], Awaitable[Json | RawAnswer]]
 async def publish(ledger: "Ledger", subject: str, message: Json) -> bool:
     """Tell whoever listens; whether there was a connection to do so."""
     try:
-        await ledger.publish(subject, _encode(message))
+        await ledger.publish(subject, as_json(message))
     except NotSent:
         return False
     return True
@@ -74,11 +74,8 @@ async def ask(
     NotSent without a connection.
     """
     reply = await ask_raw(ledger, subject, message, timeout)
-    try:
-        answer = json.loads(reply.data)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
+    answer = read_object(reply.data)
+    if answer is None:
         raise LedgerUnavailable(f"The answer on {subject} is no JSON object.")
     return answer
 
@@ -90,7 +87,7 @@ async def ask_raw(
     timeout: float,  # noqa: ASYNC109
 ) -> RawAnswer:
     """As `ask`, for an answer of bytes and headers."""
-    reply = await ledger.request(subject, _encode(message), within=timeout)
+    reply = await ledger.request(subject, as_json(message), within=timeout)
     return RawAnswer(reply.data, dict(reply.headers))
 
 
@@ -116,7 +113,7 @@ async def answer(
         except Exception as error:
             log.exception("A request failed", action="request_failed", subject=message.subject)
             result = {"error": str(error) or type(error).__name__}
-        raw = result if isinstance(result, RawAnswer) else RawAnswer(_encode(result))
+        raw = result if isinstance(result, RawAnswer) else RawAnswer(as_json(result))
         try:
             await ledger.publish(message.reply, raw.data, headers=raw.headers or None)
         except LedgerUnavailable as error:
@@ -132,16 +129,17 @@ async def _guarded(work: Awaitable[None], subject: str) -> None:
         log.exception("A live message failed", action="live_failed", subject=subject)
 
 
-def _encode(message: Json) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()
+def read_object(data: bytes) -> Json | None:
+    """The JSON object in a message, or None if it is none."""
+    try:
+        content = from_json(data)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _decode(message: Msg) -> Json | None:
-    try:
-        content = json.loads(message.data)
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        return content
-    log.warning("A live message is no JSON object", action="live_bad", subject=message.subject)
-    return None
+    content = read_object(message.data)
+    if content is None:
+        log.warning("A live message is no JSON object", action="live_bad", subject=message.subject)
+    return content

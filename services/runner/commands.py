@@ -16,9 +16,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from domain.facts import Json
+from services.json_bytes import as_json
 from services.runner.accounts import Account, account_of, own_account
 from services.runner.children import Command
-from services.runner.environment import VERSION, Base, as_json, environment
+from services.runner.environment import VERSION, Base, environment
 from services.runner.errors import CannotStart
 from services.runner.job_files import Folder
 from services.runner.keeper import SHELL

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from domain.facts import Json
@@ -123,14 +122,6 @@ def text(value: Any) -> str:
             return str(int(value))
         case _:
             return json.dumps(value, ensure_ascii=False)
-
-
-def as_json(value: Any) -> bytes:
-    """A value as compact JSON; bytes in it that are no text, as `os.fsdecode` has them, escaped."""
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _given(document: Json) -> list[tuple[str, str]]:

@@ -20,10 +20,10 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from services.json_bytes import as_json
 from services.logs import logger
 from services.runner import keeper
 from services.runner.children import Child, Command, Streams
-from services.runner.environment import as_json
 
 log = logger("keeping")
 

@@ -5,7 +5,6 @@ are asked for with each job that has any, and are neither cached nor written.
 """
 
 import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -215,11 +214,8 @@ class Launches:
 
 
 def _object(data: bytes) -> Json:
-    try:
-        answer = json.loads(data)
-    except ValueError:
-        answer = None
-    return answer if isinstance(answer, dict) else {"error": "The answer is not readable."}
+    answer = live.read_object(data)
+    return {"error": "The answer is not readable."} if answer is None else answer
 
 
 def _key(assigned: JobAssigned) -> tuple[str, int, int, int, int]:

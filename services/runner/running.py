@@ -366,13 +366,9 @@ class Run:
     def telemetry(self) -> Json:
         """What a heartbeat tells about the job (execution.md 15)."""
         entry = self.entry
-        shown = live_fields(self._news)
-        size = sum(len(str(shown.get(key, ""))) for key in ("table", "html", "markdown", "text"))
-        if size > SHOWN_ALWAYS:
-            shown = {k: v for k, v in shown.items() if k in ("progress", "status", "label", "perf")}
         return {
             "progress": 0.0,
-            **shown_report(shown, self._expand),
+            **(self._shown() if self._news.fields else {}),
             "order": entry.order,
             "pid": entry.pid,
             "elapsed": round(time.monotonic() - self._began, 3),
@@ -383,6 +379,14 @@ class Run:
             "procs": self._usage.procs(),
             "conns": self._usage.conns(),
         }
+
+    def _shown(self) -> Json:
+        """What the job has told so far, as far as it is small."""
+        shown = live_fields(self._news)
+        size = sum(len(str(shown.get(key, ""))) for key in ("table", "html", "markdown", "text"))
+        if size > SHOWN_ALWAYS:
+            shown = {k: v for k, v in shown.items() if k in ("progress", "status", "label", "perf")}
+        return shown_report(shown, self._expand)
 
     def _expand(self, text: str) -> str:
         document = self._launch.document if self._launch else {"id": self.entry.job}

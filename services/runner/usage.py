@@ -44,6 +44,8 @@ class Range:
 
     def as_json(self) -> Json:
         """The wire form {min, max, total, count, current}."""
+        if not self.count:
+            return {"min": 0.0, "max": 0.0, "total": 0.0, "count": 0, "current": 0.0}
         return {
             "min": round(self.min, 2),
             "max": round(self.max, 2),

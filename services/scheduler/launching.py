@@ -6,7 +6,6 @@ guard, never from what the message claims.
 """
 
 import asyncio
-import json
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,6 +17,7 @@ from domain.dispatch import launch_of
 from domain.facts import Blob, Json, from_plain
 from domain.job import Job
 from domain.secrets import assigned
+from services.json_bytes import as_json, from_json
 from services.ledger.chunks import CHUNK, read_range
 from services.ledger.errors import ChunksMissing, LedgerUnavailable
 from services.ledger.vault import Unreadable
@@ -49,18 +49,18 @@ async def _answer(scheduler: "Scheduler", message: Msg) -> None:
     server = message.subject.rsplit(".", 1)[-1]
     headers: dict[str, str] | None = None
     try:
-        asked = json.loads(message.data)
+        asked = from_json(message.data)
         if "file" in asked:
             data, headers = await _file_part(scheduler, server, asked)
         elif "hook" in asked:
-            data = json.dumps(await _hook(scheduler, server, asked)).encode()
+            data = as_json(await _hook(scheduler, server, asked))
         elif "orders" in asked:
             data = await _launches(scheduler, server, asked["orders"])
         else:
             await scheduler.follower.reached(int(asked["order"]), BEHIND)
-            data = json.dumps(_launch(scheduler, server, asked)).encode()
+            data = as_json(_launch(scheduler, server, asked))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        data = json.dumps({"error": f"The request is malformed: {error}"}).encode()
+        data = as_json({"error": f"The request is malformed: {error}"})
     except LedgerUnavailable as error:
         log.warning("A runner must ask again", action="launch_unanswered", reason=str(error))
         return
@@ -73,7 +73,7 @@ async def _launches(scheduler: "Scheduler", server: str, asked: list[Json]) -> b
     answers: list[bytes] = []
     room = TOGETHER
     for one in asked:
-        answer = json.dumps(_launch(scheduler, server, one)).encode()
+        answer = as_json(_launch(scheduler, server, one))
         room -= len(answer)
         if answers and room < 0:
             break

@@ -1,13 +1,12 @@
 """The pure rules around a job's process: environment, files, results."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from services.runner.accounts import Account
-from services.runner.environment import LONGEST, Base, as_json, environment, inherited
+from services.runner.environment import LONGEST, Base, environment, inherited
 from services.runner.files import distinct_names, output_files, safe_name
 from services.runner.news import JobNews, fold_message
 from services.runner.procfs import Process
@@ -157,10 +156,3 @@ def test_cpu_is_percent_of_one_core_from_differences() -> None:
     }  # fmt: skip
     assert usage.report()["disk"] == {"total": 200, "count": 3}
     assert usage.mem.current == 1000
-
-
-def test_an_environment_that_is_no_text_is_the_same_after_its_way_to_the_keeper() -> None:
-    """Variables that the runner inherits may be any bytes."""
-    request = {"env": {"A": os.fsdecode(b"\xff\xfe"), "B": "ü"}, "order": 2**53}
-    assert json.loads(as_json(request)) == request
-    assert os.fsencode(json.loads(as_json(request))["env"]["A"]) == b"\xff\xfe"
