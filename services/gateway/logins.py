@@ -61,7 +61,7 @@ class Logins:
         matches = await self.passwords.matches(stored, password)
         self._check(user, network, call.now, code)  # others may have failed meanwhile
         if record is None or not matches:
-            await self._failed(call, id, user, network)
+            self._failed(call, id, user, network)
             raise RuleBroken(code, "The user name or the password is wrong.")
         if not record.get("active"):
             raise RuleBroken(code, "This account is disabled.")
@@ -72,12 +72,12 @@ class Logins:
         if self._users.locked(user, now) or self._addresses.locked(network, now):
             raise RuleBroken(code, "Too many failed logins; try again in an hour.")
 
-    async def _failed(self, call: "Call", id: str, user: str, network: str) -> None:
+    def _failed(self, call: "Call", id: str, user: str, network: str) -> None:
         self._users.add(user, call.now)
         self._addresses.add(network, call.now)
         log.warning("A login failed", action="login_failed", user=id[:64], address=call.address)
         message = {"gateway": self._id, "user": user, "at": call.now}
-        await publish(call.gateway.ledger, SUBJECT, message)
+        publish(call.gateway.ledger, SUBJECT, message)
 
 
 def _counted_as(id: str, record: Json | None) -> str:

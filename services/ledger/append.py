@@ -234,7 +234,7 @@ async def _exchange_each(
     futures = []
     try:
         for message in messages:
-            future = await ledger.send(message.subject, message.data, headers=message.headers)
+            future = ledger.begin(message.subject, message.data, message.headers)
             futures.append(future)  # what was sent must be known
     except NotSent:
         deadline.sent = deadline.sent or bool(futures)

@@ -182,7 +182,7 @@ async def _sent(
             return
         yield data
         if reply:
-            await ledger.publish(reply.decode(), b"")
+            ledger.publish(reply.decode(), b"")
 
 
 async def _restore_stream(

@@ -60,7 +60,7 @@ async def write_chunks(
         packed = _pack(chunk) if small else await asyncio.to_thread(_pack, chunk)
         if len(under_way) == IN_FLIGHT:
             sequences.append(await _stored(ledger, subject, under_way.popleft()))
-        under_way.append(await ledger.send(subject, packed, headers=_expiring(ttl)))
+        under_way.append(ledger.begin(subject, packed, _expiring(ttl)))
     while under_way:
         sequences.append(await _stored(ledger, subject, under_way.popleft()))
     return Blob(sequences=sequences, size=size, sha256=digest.hexdigest())
@@ -73,7 +73,7 @@ async def write_note(ledger: "Ledger", subject: str, note: Json, *, ttl: int | N
     """
     headers = {NOTE: "1"} | (_expiring(ttl) or {})
     data = json.dumps(note, separators=(",", ":")).encode()
-    await _stored(ledger, subject, await ledger.send(subject, data, headers=headers))
+    await _stored(ledger, subject, ledger.begin(subject, data, headers))
 
 
 async def read_note(ledger: "Ledger", subject: str) -> Json | None:

@@ -142,18 +142,19 @@ class Ledger:
         future = self.begin(subject, payload, headers, within)
         return _checked(await future, subject, within)
 
-    async def send(
-        self, subject: str, payload: bytes, *, headers: dict[str, str] | None = None
-    ) -> asyncio.Future[Reply | None]:
-        """Send a request without awaiting its answer, which comes through the future."""
-        return self.begin(subject, payload, headers, UNTOLD)
-
     def begin(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None, within: float
+        self,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None = None,
+        within: float = UNTOLD,
     ) -> asyncio.Future[Reply | None]:
-        """As `send`; without an answer within so many seconds there is an empty one."""
+        """Send a request; its answer comes through the future, an empty one after `within` seconds.
+
+        Raises as `publish` does.
+        """
         token = b"%x" % next(self._tokens)
-        self.post(subject, payload, headers, self._answers + token.decode())
+        self.publish(subject, payload, headers, self._answers + token.decode())
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply | None] = loop.create_future()
         self._waiting[token] = future
@@ -162,24 +163,13 @@ class Ledger:
             self._looking = loop.call_later(LOOK, self._look_for_late)
         return future
 
-    async def publish(
-        self,
-        subject: str,
-        payload: bytes,
-        *,
-        headers: dict[str, str] | None = None,
-        reply: str = "",
+    def publish(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, reply: str = ""
     ) -> None:
         """Send a message that nobody confirms.
 
         Raises NotSent without a connection, LedgerUnavailable if it is too large.
         """
-        self.post(subject, payload, headers, reply)
-
-    def post(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, reply: str = ""
-    ) -> None:
-        """As `publish`, at once."""
         try:
             self.nc.send(subject, payload, header_block(headers) if headers else b"", reply)
         except (OutboundBufferLimitError, ConnectionClosedError) as error:
@@ -191,7 +181,7 @@ class Ledger:
     async def answer(
         self, future: "asyncio.Future[Reply | None]", subject: str, within: float
     ) -> Reply:
-        """The answer to `send`, awaited for up to `within` seconds; errors as in `request`."""
+        """The answer to `begin`, awaited for up to `within` seconds; errors as in `request`."""
         if not future.done():
             self._until[future] = asyncio.get_running_loop().time() + within
         return _checked(await future, subject, within)

@@ -93,7 +93,7 @@ class Groups:
         """Send an atomic batch now; its answer is that to the last message. Else as `write`."""
         *staged, (last, headers) = zip(messages, _as_batch(messages), strict=True)
         for message, marked in staged:
-            self._ledger.post(message.subject, message.data, marked)
+            self._ledger.publish(message.subject, message.data, marked)
         return self._ledger.begin(last.subject, last.data, headers, within)
 
     def _write_alone(self, message: Message, within: float) -> Answer:

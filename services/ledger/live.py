@@ -39,10 +39,10 @@ Answerer = Callable[[Json], Awaitable[Json | RawAnswer]]
 """Gets a request, gives the answer."""
 
 
-async def publish(ledger: "Ledger", subject: str, message: Json) -> bool:
+def publish(ledger: "Ledger", subject: str, message: Json) -> bool:
     """Tell whoever listens; whether there was a connection to do so."""
     try:
-        await ledger.publish(subject, as_json(message))
+        ledger.publish(subject, as_json(message))
     except NotSent:
         return False
     return True
@@ -115,7 +115,7 @@ async def answer(
             result = {"error": str(error) or type(error).__name__}
         raw = result if isinstance(result, RawAnswer) else RawAnswer(as_json(result))
         try:
-            await ledger.publish(message.reply, raw.data, headers=raw.headers or None)
+            ledger.publish(message.reply, raw.data, headers=raw.headers or None)
         except LedgerUnavailable as error:
             log.warning("An answer was lost", action="answer_lost", reason=str(error))
 

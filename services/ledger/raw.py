@@ -135,7 +135,7 @@ async def _one_consumer(
     finally:
         await ledger.unsubscribe_direct(key)
         with suppress(NotSent):
-            await ledger.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
+            ledger.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
 
 
 async def _create(
@@ -176,7 +176,7 @@ class _Pull:
         self.news.clear()
         body = f'{{"batch":{BATCH},"max_bytes":{BATCH_BYTES},"no_wait":true}}'
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
-        await ledger.publish(subject, body.encode(), reply=inbox)
+        ledger.publish(subject, body.encode(), reply=inbox)
 
     async def batch(self) -> list[tuple[int, RawFact]]:
         """The facts of this pull, with the consumer's own numbers."""

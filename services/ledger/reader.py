@@ -199,7 +199,7 @@ class Follower:
         """Let go of subscription and consumer; the server drops what it does not hear about."""
         await self._ledger.unsubscribe_direct(key)
         with contextlib.suppress(NotSent):
-            await self._ledger.publish(f"$JS.API.CONSUMER.DELETE.{reading.STREAM}.{name}", b"")
+            self._ledger.publish(f"$JS.API.CONSUMER.DELETE.{reading.STREAM}.{name}", b"")
 
     async def _pause(self) -> None:
         if self._ledger.connected:
@@ -357,7 +357,7 @@ class _Delivery:
             f'{{"batch":{PULL},"max_bytes":{PULL_BYTES},"expires":{int(PULL_EXPIRES * _SECOND)},'
             f'"idle_heartbeat":{int(HEARTBEAT * self._pace * _SECOND)}}}'
         )
-        await self._ledger.publish(self._next, body.encode(), reply=self._subject)
+        self._ledger.publish(self._next, body.encode(), reply=self._subject)
         self._asked += PULL
 
     async def _check_caught_up(self) -> None:

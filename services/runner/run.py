@@ -133,7 +133,7 @@ async def refuse_twin(ledger: Ledger, server: str, boot: str) -> None:
     listening = await live.listen(ledger, subject, listen)
     try:
         await ledger.nc.flush()
-        await live.publish(ledger, subject, {"server": server, "boot": boot, "jobs": {}})
+        live.publish(ledger, subject, {"server": server, "boot": boot, "jobs": {}})
         async with asyncio.timeout(TWIN_WAIT):
             await heard.wait()
     except TimeoutError:

@@ -492,7 +492,7 @@ class Runner:
         began = loop.time()
         while True:
             self._changed.clear()
-            await live.publish(self._ledger, subject, self.heartbeat())
+            live.publish(self._ledger, subject, self.heartbeat())
             told = loop.time()
             try:
                 every = EARLY_HEARTBEAT if told - began < EARLY else HEARTBEAT

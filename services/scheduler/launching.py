@@ -64,7 +64,7 @@ async def _answer(scheduler: "Scheduler", message: Msg) -> None:
     except LedgerUnavailable as error:
         log.warning("A runner must ask again", action="launch_unanswered", reason=str(error))
         return
-    await scheduler.ledger.publish(message.reply, data, headers=headers)
+    scheduler.ledger.publish(message.reply, data, headers=headers)
 
 
 async def _launches(scheduler: "Scheduler", server: str, asked: list[Json]) -> bytes:

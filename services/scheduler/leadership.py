@@ -97,7 +97,7 @@ class Leadership:
                 "at": self.clock(),
             }
             if self.ledger.connected:
-                await live.publish(self.ledger, "live.scheduler", message)
+                live.publish(self.ledger, "live.scheduler", message)
             seldom = self.term and self._is_alone()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_ALONE if seldom else ANNOUNCE_EVERY):

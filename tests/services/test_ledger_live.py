@@ -15,7 +15,7 @@ async def test_listeners_hear_in_order(ledger: Ledger) -> None:
     heard: asyncio.Queue[Json] = asyncio.Queue()
     await live.listen(ledger, "live.server.*", heard.put)
     for n in range(3):
-        assert await live.publish(ledger, "live.server.s1", {"n": n})
+        assert live.publish(ledger, "live.server.s1", {"n": n})
     async with asyncio.timeout(5):
         assert [(await heard.get())["n"] for _ in range(3)] == [0, 1, 2]
 
@@ -29,10 +29,10 @@ async def test_what_is_no_object_and_what_fails_do_not_end_the_listening(ledger:
         await heard.put(message)
 
     await live.listen(ledger, "live.test", hear)
-    await ledger.publish("live.test", b"not json")
-    await ledger.publish("live.test", b"[1]")
-    await live.publish(ledger, "live.test", {"bad": True})
-    await live.publish(ledger, "live.test", {"good": True})
+    ledger.publish("live.test", b"not json")
+    ledger.publish("live.test", b"[1]")
+    live.publish(ledger, "live.test", {"bad": True})
+    live.publish(ledger, "live.test", {"good": True})
     async with asyncio.timeout(5):
         assert await heard.get() == {"good": True}
 

@@ -154,5 +154,5 @@ async def test_listeners_hear_again_after_a_restart(own_server: EmbeddedNats) ->
         await own_server.start()
         async with asyncio.timeout(5):
             await back.wait()
-            assert await live.publish(ledger, "live.test", {})
+            assert live.publish(ledger, "live.test", {})
             await heard.wait()

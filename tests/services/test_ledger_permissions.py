@@ -307,8 +307,8 @@ async def test_runners_hear_neither_facts_nor_each_other(owner: Ledger, roles_ur
             await ledger.nc.subscribe(subject, cb=hear)
         await ledger.nc.flush()
         await owner.append(edit("e1", "x"), id="a")
-        await owner.publish("live.server.other", b"{}")
-        await owner.publish("_INBOX.gateway.x", b"{}")
+        owner.publish("live.server.other", b"{}")
+        owner.publish("_INBOX.gateway.x", b"{}")
         await owner.nc.flush()
         await ledger.nc.flush()
         assert heard == []

@@ -81,7 +81,7 @@ async def test_a_batch_that_is_being_collected_is_left_alone(
 ) -> None:
     async with Ledger.open(own_server.url, name="test") as ledger:
         begun = {"Nats-Batch-Id": "begun", "Nats-Batch-Sequence": "1"}
-        await ledger.publish("facts.job.j1", b"{}", headers=begun)
+        ledger.publish("facts.job.j1", b"{}", headers=begun)
         await ledger.nc.flush()
         staging.look()
         assert not link(home).is_symlink()

@@ -119,7 +119,7 @@ class Runner:
                 "info": {},
             }
             if not self.mute:
-                await live.publish(self.ledger, f"live.server.{self.id}", beat)
+                live.publish(self.ledger, f"live.server.{self.id}", beat)
             await asyncio.sleep(BEATING)
 
     def _report(self, order: int, assigned: f.JobAssigned, **fields: object) -> Json:
