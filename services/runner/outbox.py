@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WINDOW = 200
 RETRY_WAIT = 0.2
 # What is held back goes after so many seconds all the same.
-HELD = 0.1
+HELD = 0.3
 
 log = logger("outbox")
 
