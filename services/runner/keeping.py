@@ -61,24 +61,20 @@ class _Request(Struct, frozen=True):
 class Keeping:
     """The keeper of this runner."""
 
-    def __init__(self, directory: Path, answered: Callable[[], None]) -> None:
+    def __init__(self, directory: Path, owed: Callable[[int], None]) -> None:
         """In `directory` stands the file that a keeper locks for as long as it starts commands.
 
-        `answered` is called after clients were told what the keeper said, or that it died.
+        `owed` is told how many commands were asked for and neither run nor are refused, whenever
+        that may have changed.
         """
         self.pid: int | None = None
         self._lock = directory / "keeper"
-        self._answered = answered
+        self._owed = owed
         self._before = self._opened()
         self._socket: socket.socket | None = None
         self._unsent: deque[_Request] = deque()
         self._asked: dict[int, tuple[Client, str]] = {}
         self._running: dict[int, tuple[Client, Child]] = {}
-
-    @property
-    def owed(self) -> int:
-        """How many commands were asked for and neither run nor are refused."""
-        return len(self._asked)
 
     async def settled(self) -> None:
         """Wait until the keeper of an earlier runner starts nothing more.
@@ -105,10 +101,13 @@ class Keeping:
         request = _request(job, command, stdin, streams)
         self._unsent.append(request)
         self._asked[request.order] = client, command.argv[0]
-        if self._socket is None:
-            self._launch()
-        if len(self._unsent) == 1:
-            self._send()
+        try:
+            if self._socket is None:
+                self._launch()
+            if len(self._unsent) == 1:
+                self._send()
+        finally:
+            self._owed(len(self._asked))
 
     def close(self) -> None:
         """Leave the jobs to the keeper, which goes on alone."""
@@ -192,7 +191,7 @@ class Keeping:
             else:
                 self._hang_up(ours)
                 self._bury()
-        self._answered()
+        self._owed(len(self._asked))
 
     def _take(self, answer: list[bytes]) -> None:
         what, order, rest = answer[0], int(answer[1]), answer[2:]

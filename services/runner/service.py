@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,6 +44,7 @@ from services.runner.reporting import Store
 from services.runner.running import Desk, Run
 from services.runner.sockets import Connection, connections
 from services.runner.spool import Phase, Spool
+from services.runner.starting import Starting
 from services.runner.usage import Look
 
 if TYPE_CHECKING:
@@ -68,11 +68,6 @@ LOOK_SHARE = 5.0
 RETRY_WAIT = 0.2
 RETURN_WAIT = 1.0
 LEAVE_WAIT = 1.5
-# For how long jobs are started before anything else has a turn.
-START_SLICE = 0.003
-# While more jobs than these are being started, reports are gathered and cleaning waits: the former
-# have NATS, schedulers and gateways at work.
-FEW = 32
 MAX_LOG_ANSWER = 1024 * 1024
 
 
@@ -123,16 +118,13 @@ class Runner:
         self._joined_at = 0
         self._news: list[Recorded] = []
         self._fetched: list[tuple[Run, Launch]] = []
-        self._starts: deque[tuple[Run, Launch]] = deque()
-        self._starting = False
-        self._calm = asyncio.Event()
-        self._calm.set()
         self._changed = asyncio.Event()
         self._busy = asyncio.Event()
         self._idle = asyncio.Event()
         self._outbox = Outbox(ledger)
         self._leftovers = Leftovers()
-        self._keeping = Keeping(spool.directory, self._starts_first)
+        self._starting = Starting(self._outbox)
+        self._keeping = Keeping(spool.directory, self._starting.owed)
         self._desk = Desk(
             spool=spool,
             keeping=self._keeping,
@@ -310,18 +302,19 @@ class Runner:
             if isinstance(fact := recorded.fact, JobAssigned)
             and self._is_for_us(recorded.sequence, fact)
         ]
+        starts: list[tuple[Run, Launch]] = []
         if self._keep(orders, news[-1].sequence):
             for order, _, launch in orders:
                 run = self._new_run(order)
                 if launch is not None:
-                    self._starts.append((run, launch))
+                    starts.append((run, launch))
                 elif order not in aborts:
                     run.later(run.fetch_and_start())
         for order, abort in aborts.items():
             entry = self._spool.entries.get(order)
             if entry is not None:
                 self.runs[entry.job].abort(abort.reason)
-        self._start_soon()
+        self._starting.add(starts)
 
     def _keep(self, orders: list[_Order], position: int) -> bool:
         """Whether the orders are on the disk; without room there they are given back."""
@@ -393,35 +386,7 @@ class Runner:
             for run, _ in ordered:
                 run.fail(f"The runner cannot write its spool: {error}")
             fetched = [each for each in fetched if each not in ordered]
-        self._starts += fetched
-        self._start_soon()
-
-    def _start_soon(self) -> None:
-        if not self._starting:
-            self._start_next()
-
-    def _start_next(self) -> None:
-        """Start jobs for a moment and let others have a turn before the next."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + START_SLICE
-        while self._starts and loop.time() < until:
-            run, launch = self._starts.popleft()
-            if run.entry.abort is None:
-                run.start(launch)
-        self._starting = bool(self._starts)
-        if self._starting:
-            loop.call_soon(self._start_next)
-        self._starts_first()
-
-    def _starts_first(self) -> None:
-        """While many jobs are being started, all else that can wait does for a moment."""
-        owed = self._keeping.owed
-        if self._starting or owed > FEW:
-            self._calm.clear()
-            self._outbox.hold()
-        elif not owed:
-            self._calm.set()
-            self._outbox.release()
+        self._starting.add(fetched)
 
     def _new_run(self, order: int) -> Run:
         run = Run(self._spool.entries[order], self._desk, self._done)
@@ -480,7 +445,7 @@ class Runner:
             if not files.is_clean:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(CLEAN_WAIT):
-                        await self._calm.wait()
+                        await self._starting.calm.wait()
                 await asyncio.to_thread(files.clean)
             elif not self.runs and not files.is_stocked:
                 has_room = await asyncio.to_thread(files.stock)

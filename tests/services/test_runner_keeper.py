@@ -12,7 +12,7 @@ from domain.facts import JobReturned, JobStarted
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from services.runner.procfs import processes, read_process
-from services.runner.service import FEW
+from services.runner.starting import FEW
 from tests.services.runner_bench import PATIENCE, Bench, founded, runner_process
 
 
