@@ -207,7 +207,8 @@ class History:
         """Insert what is gathered: many rows per statement, in the order of their keys."""
         rows, self._rows = self._rows, _Rows()
         insert_all(self._connection, "jobs", rows.jobs)
-        insert_all(self._connection, "job_words", sorted(rows.words))
+        words = [(*found, job) for found in sorted(rows.words) for job in sorted(rows.words[found])]
+        insert_all(self._connection, "job_words", words)
         insert_all(self._connection, "job_facts", sorted(rows.job_facts))
 
     def _take_late(self, fact: f.JobFinished) -> None:
@@ -238,7 +239,8 @@ class History:
             self._erase([id])
         self._known.add(id)
         self._rows.jobs.append(record.row)
-        self._rows.words |= record.words
+        for named, word, job in record.words:
+            self._rows.words.setdefault((named, word), []).append(job)
 
     def _forget(self, fact: f.JobDeleted) -> None:
         """Drop all that an erased job's facts left: a fold without them must be the same."""
@@ -258,7 +260,7 @@ class _Rows:
     """Rows of a transaction that are still to be inserted."""
 
     jobs: list[tuple[Any, ...]] = field(default_factory=list)
-    words: set[tuple[str, str, str]] = field(default_factory=set)
+    words: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     job_facts: list[tuple[str, int]] = field(default_factory=list)
 
 

@@ -8,6 +8,7 @@ breaks; whatever is not stored by then is read again. Knows nothing of views.
 """
 
 import contextlib
+import gc
 import signal
 import sqlite3
 import subprocess
@@ -129,6 +130,7 @@ def _receive(pipe: IO[bytes]) -> bytes | None:
 def main(path: str, ledger: str, end: str) -> None:
     """The scribe's life: until nobody is left who would send more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the gateway
+    gc.disable()  # nothing of what it is sent or writes refers to itself
     connection = open_store(Path(path), ledger, int(end))
     history, reading = History(connection), Reading()
     outlines: dict[int, Outline] = {}
