@@ -34,8 +34,8 @@ _ENOUGH = 2000
 _READERS = 2
 # Folding in memory may be faster than SQLite: when so many facts wait for the writer it does more
 # itself, and then it waits.
-_MANY_PENDING = 5000
-_MOST_PENDING = 10_000
+_MANY_PENDING = 4000
+_MOST_PENDING = 8000
 # To be worth a process that stores them, so many facts must be new.
 _LONG = 20_000
 # So many transactions are sent to it before it has confirmed the one before them.
