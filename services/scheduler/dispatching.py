@@ -6,6 +6,7 @@ domain/completion.py; this module gathers what they depend on.
 """
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -181,15 +182,16 @@ class Dispatching:
             or self._to_kill
             or self._fleet_changed
             or self.jobs.owed
-            or (self._crowd and self._crowd.patience(self.chooser.ticks()) <= 0)
+            or self.patience() <= 0
         )
 
-    def next_due(self, now: float) -> float | None:
+    def next_due(self) -> float | None:
         """When the next timer ends, in Unix seconds."""
-        dues = [self._timers[0][0]] if self._timers else []
-        if self._crowd:
-            dues.append(now + self._crowd.patience(self.chooser.ticks()))
-        return min(dues, default=None)
+        return self._timers[0][0] if self._timers else None
+
+    def patience(self) -> float:
+        """For how many seconds those that find no slot may still wait for company."""
+        return self._crowd.patience(self.chooser.ticks()) if self._crowd else math.inf
 
     def decide(self, now: float, limit: int) -> list[Decision]:
         """One round: at most about `limit` decisions, oldest concerns first."""
@@ -301,9 +303,8 @@ class Dispatching:
 
         Last of all: what ends in this round may have made room for them.
         """
-        ticks = self.chooser.ticks()
-        if decisions or self._flushes or self._crowd.patience(ticks) <= 0:
-            self._touched |= dict.fromkeys(self._crowd.take(ticks))
+        if decisions or self._flushes or self.patience() <= 0:
+            self._touched |= dict.fromkeys(self._crowd.take(self.chooser.ticks()))
             yield from self._settle_touched(now)
 
     def _settled(self, job: Job, now: float) -> list[Decision]:

@@ -6,6 +6,7 @@ under the term's fence, wait until the own reader has seen the last own write, d
 """
 
 import asyncio
+import math
 import os
 import secrets
 import time
@@ -109,6 +110,7 @@ class Scheduler:
         )
         self._leading = False
         self._news = False
+        self._has_patience = False
         self._disk = DiskReserve(settings.data_dir, settings.disk_reserve)
         self.snapshots = Snapshots(self)
         self.upkeep = Upkeep(
@@ -219,8 +221,7 @@ class Scheduler:
     async def _pause(self) -> None:
         """Sleep until something was read, something is due, or a second has passed."""
         now = self.clock()
-        nexts = (self.firing.next_due(), self.dispatching.next_due(now))
-        dues = [due for due in nexts if due is not None]
+        dues = [d for d in (self.firing.next_due(), self.dispatching.next_due()) if d is not None]
         wait = min([SWEEP, *(due - now for due in dues)])
         if wait <= FINEST:
             time.sleep(max(0.0, wait))  # noqa: ASYNC251
@@ -229,7 +230,10 @@ class Scheduler:
         self._woken.clear()
         if self.dispatching.has_work():
             return
-        alarm = asyncio.get_running_loop().call_later(wait - FINEST, self._woken.set)
+        patience = self.dispatching.patience()
+        self._has_patience = patience < math.inf
+        wait = min(wait - FINEST, patience)
+        alarm = asyncio.get_running_loop().call_later(wait, self._woken.set)
         try:
             await self._woken.wait()
         finally:
@@ -275,7 +279,8 @@ class Scheduler:
 
     def _read(self) -> None:
         """Everything at hand is folded: decide, if anything may follow from it."""
-        if self._news or self.dispatching.has_work():
+        patience_begins = self.dispatching.patience() < math.inf and not self._has_patience
+        if self._news or patience_begins or self.dispatching.has_work():
             self._news = False
             self._woken.set()
 

@@ -319,6 +319,22 @@ async def test_jobs_that_must_queue_are_queued_together_in_their_order(stack: St
     assert len(looks) <= 1 + took / PAUSE + sweeps
 
 
+async def test_a_job_that_must_queue_after_another_does_not_wait_for_the_next_sweep(
+    stack: Stack,
+) -> None:
+    async with stack.scheduler():
+        await _one_runs(stack, queue=60)
+        waits = []
+        for _ in range(9):
+            await stack.run()
+            second = await stack.run()
+            queued = partial(stack.book.of, f.JobQueued, second)
+            await stack.book.until("its place in the queue", queued)
+            [requested] = stack.book.of(f.JobRequested, second)
+            waits.append(queued()[0].fact.at - requested.fact.at)
+    assert sorted(waits)[4] < SWEEP / 3
+
+
 async def test_a_queue_takes_no_more_than_it_has_room_for_at_once(stack: Stack) -> None:
     async with stack.scheduler():
         await _one_runs(stack, queue=5)
