@@ -30,6 +30,7 @@ class Starting:
         self._waiting: deque[tuple[Run, Launch]] = deque()
         self._under_way = False
         self._owed = 0
+        self._many = False
 
     def add(self, starts: Iterable[tuple[Run, Launch]]) -> None:
         """Start these after those that wait; that they start is in the spool already."""
@@ -55,10 +56,11 @@ class Starting:
         self._give_way()
 
     def _give_way(self) -> None:
-        """Have all else wait from many starts on until there are none."""
-        if self._under_way or self._owed > FEW:
+        """Have all else wait: once there are many starts until there are none."""
+        self._many = self._owed > FEW or (self._many and self._owed > 0)
+        if self._many or self._under_way:
             self.calm.clear()
             self._outbox.hold()
-        elif not self._owed:
+        else:
             self.calm.set()
             self._outbox.release()
