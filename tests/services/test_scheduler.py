@@ -16,7 +16,6 @@ from domain.facts import Actor, Json, Recorded
 from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.reader import Follower
-from services.scheduler.crowd import PAUSE
 from services.scheduler.service import SWEEP, Scheduler
 from services.settings import Settings
 
@@ -305,18 +304,14 @@ async def test_what_was_asked_for_just_before_a_flush_is_flushed(stack: Stack) -
     assert answer.fact.jobs == jobs
 
 
-async def test_jobs_that_must_queue_are_queued_together_in_their_order(stack: Stack) -> None:
+async def test_many_jobs_that_must_queue_are_queued_together_in_their_order(stack: Stack) -> None:
     async with stack.scheduler():
-        await _one_runs(stack, queue=60)
-        began = time.monotonic()
-        jobs = [await stack.run() for _ in range(60)]
+        await _one_runs(stack, queue=1000)
+        jobs = [await stack.run() for _ in range(600)]
         queued = partial(stack.book.of, f.JobQueued)
-        await stack.book.until("the queue", lambda: len(queued()) == 60)
-        took = time.monotonic() - began
+        await stack.book.until("the queue", lambda: len(queued()) == 600)
     assert [r.fact.job for r in queued()] == jobs
-    looks = {r.fact.at for r in queued()}
-    sweeps = 1 + took / SWEEP
-    assert len(looks) <= 1 + took / PAUSE + sweeps
+    assert len({r.fact.at for r in queued()}) < 200
 
 
 async def test_a_job_that_must_queue_after_another_does_not_wait_for_the_next_sweep(
