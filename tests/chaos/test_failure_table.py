@@ -299,8 +299,9 @@ def test_everything_killed_at_once(tmp_path: Path) -> None:
         later = eventually(lambda: _only_retry(one), "only the retry is left")
         busy = [api.call("run_event", id="busy")["id"] for _ in range(5)]
         eventually(lambda: ran.exists() and len(ran.read_text().split()) == 2, "two run")
+        expected = ["active"] * 2 + ["queued"] * 3 + ["retry_delay"]
+        eventually(lambda: sorted(_states(one).values()) == expected, "three queue")
         before = _states(one)
-        assert sorted(before.values()) == ["active"] * 2 + ["queued"] * 3 + ["retry_delay"]
 
         one.kill_all()
         began = time.monotonic()
