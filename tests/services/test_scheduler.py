@@ -22,6 +22,7 @@ from services.settings import Settings
 WHO = Actor(type="key", id="ktest")
 BEATING = 0.2  # seconds between the stand-in's heartbeats
 PATIENCE = 20.0
+LONG = 300  # requests make a burst in which a crowd waits
 
 
 @dataclass
@@ -294,8 +295,8 @@ async def test_a_flush_removes_the_queued_jobs_and_only_those(stack: Stack) -> N
 
 async def test_what_was_asked_for_just_before_a_flush_is_flushed(stack: Stack) -> None:
     async with stack.scheduler():
-        await _one_runs(stack, queue=50)
-        jobs = [await stack.run() for _ in range(9)]
+        await _one_runs(stack, queue=1000)
+        jobs = [await stack.run() for _ in range(LONG + 9)]
         flush = f.QueueFlushRequested(at=time.time(), actor=WHO, event="e1")
         await stack.ledger.append(flush, id="flush")
         await stack.book.until("the answer", lambda: stack.book.of(f.QueueFlushed))
@@ -314,20 +315,21 @@ async def test_many_jobs_that_must_queue_are_queued_together_in_their_order(stac
     assert len({r.fact.at for r in queued()}) < 200
 
 
-async def test_a_job_that_must_queue_after_another_does_not_wait_for_the_next_sweep(
+async def test_a_job_that_must_queue_after_a_burst_does_not_wait_for_the_next_sweep(
     stack: Stack,
 ) -> None:
     async with stack.scheduler():
-        await _one_runs(stack, queue=60)
+        await _one_runs(stack, queue=1000)
         waits = []
-        for _ in range(9):
-            await stack.run()
-            second = await stack.run()
-            queued = partial(stack.book.of, f.JobQueued, second)
+        for _ in range(3):
+            burst = [await stack.run() for _ in range(LONG)]
+            await stack.book.until("the queue", partial(stack.book.of, f.JobQueued, burst[-1]))
+            last = await stack.run()
+            queued = partial(stack.book.of, f.JobQueued, last)
             await stack.book.until("its place in the queue", queued)
-            [requested] = stack.book.of(f.JobRequested, second)
+            [requested] = stack.book.of(f.JobRequested, last)
             waits.append(queued()[0].fact.at - requested.fact.at)
-    assert sorted(waits)[4] < SWEEP / 3
+    assert sorted(waits)[1] < SWEEP / 3
 
 
 async def test_a_queue_takes_no_more_than_it_has_room_for_at_once(stack: Stack) -> None:
