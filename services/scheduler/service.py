@@ -110,7 +110,8 @@ class Scheduler:
         )
         self._leading = False
         self._news = False
-        self._has_patience = False
+        self._crowd_known = False
+        """Whether the alarm that is set is early enough for jobs that find no slot."""
         self._disk = DiskReserve(settings.data_dir, settings.disk_reserve)
         self.snapshots = Snapshots(self)
         self.upkeep = Upkeep(
@@ -231,7 +232,7 @@ class Scheduler:
         if self.dispatching.has_work():
             return
         patience = self.dispatching.patience()
-        self._has_patience = patience < math.inf
+        self._crowd_known = patience < math.inf
         wait = min(wait - FINEST, patience)
         alarm = asyncio.get_running_loop().call_later(wait, self._woken.set)
         try:
@@ -279,8 +280,8 @@ class Scheduler:
 
     def _read(self) -> None:
         """Everything at hand is folded: decide, if anything may follow from it."""
-        patience_begins = self.dispatching.patience() < math.inf and not self._has_patience
-        if self._news or patience_begins or self.dispatching.has_work():
+        crowd_begins = self.dispatching.patience() < math.inf and not self._crowd_known
+        if self._news or crowd_begins or self.dispatching.has_work():
             self._news = False
             self._woken.set()
 
