@@ -53,7 +53,8 @@ BENCHMARKS := "api.py --seconds 0.1 --events 100" "jobs.py --jobs 200 --limits 0
 	"streams.py --clients 20 --jobs 40" "replay.py --facts 5000" \
 	"curves.py --events 10 --queued= --finished 1000 --probes 1 --probe 50" \
 	"idle.py 1" "start_up.py 1" "firing.py 2000" "history.py 5000" \
-	"writes.py --facts 20 --rounds 1"
+	"writes.py --facts 20 --rounds 1" \
+	"turns.py --trees one=.,other=. --rounds 1 history.py 2000"
 
 bench: install ## A short pass of all benchmarks (benchmarks/); each prints a table
 	@for program in $(BENCHMARKS); do \
