@@ -22,7 +22,6 @@ from domain.facts import Json
 from domain.known import Known
 from domain.plugins import check_param_keys, check_values
 
-STAGES = ("start", "end", "instant")
 NAMED_CODES = frozenset({"warning", "critical", "abort"})
 
 _SAVED_CONDITION = re.compile(

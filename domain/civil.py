@@ -20,10 +20,6 @@ from functools import lru_cache
 from importlib import resources
 from zoneinfo import ZoneInfo
 
-import tzdata  # type: ignore[import-untyped]
-
-ZONE_DATA_VERSION: str = tzdata.IANA_VERSION
-
 _DAY = 1440
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _FIRST_YEAR, _LAST_YEAR = 1900, 9990

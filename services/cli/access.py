@@ -17,12 +17,10 @@ from services.cli.options import DataDir, Nats
 from services.errors import StartupError
 
 if TYPE_CHECKING:
-    from domain.facts import AccessCreated, AccessDeleted, AccessUpdated, Json
+    from domain.facts import Json
     from projections.access import Access
     from services.ledger.connection import Ledger
     from services.settings import Settings
-
-    AccessFact = AccessCreated | AccessUpdated | AccessDeleted
 
 _SUBJECTS = ("facts.access.>", "facts.catalog.role.>")
 _DAY = 86400

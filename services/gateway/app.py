@@ -21,6 +21,7 @@ from services.gateway.replies import JSON_TYPE, Reply, encode
 from services.gateway.routes import (
     access,
     accounts,
+    configuration,
     deletion,
     enrolment,
     events,
@@ -50,6 +51,7 @@ ROUTES: tuple[Routes, ...] = (
     access.api,
     enrolment.api,
     secrets.api,
+    configuration.api,
     misc.api,
 )
 

@@ -134,6 +134,8 @@ ROUTES = [
     Route("update_secret", "admin", {"id": "none", "title": "S"}),
     Route("delete_secret", "admin", {"id": "none"}),
     Route("rotate_secrets", "admin"),
+    Route("admin_get_config", "admin"),
+    Route("admin_update_config", "admin", {"limits": []}),
     Route("get_global_state", None, {}, BOTH, rows="state.events"),
     Route("update_global_state", "admin", {"scheduler": {"enabled": True}}),
 ]

@@ -468,3 +468,31 @@ async def test_who_may_change_a_web_hook_sees_what_its_receiver_checks_with(api:
     assert (await api.call("update_web_hook", {"id": "chat", "retries": 2})).json()["code"] == 0
     assert (await api.call("get_web_hooks")).json()["rows"][0]["retries"] == 2
     assert (await api.call("delete_web_hook", {"id": "chat"})).json()["code"] == 0
+
+
+async def test_what_is_configured_holds_for_all_jobs(api: Api) -> None:
+    """Universal limits, actions and environment reach jobs that are requested from then on."""
+    await api.ok("create_event", EVENT)
+    assert (await api.ok("admin_get_config"))["config"] == {}
+    limit = {"type": "time", "enabled": True, "duration": 3600, "abort": True}
+
+    told = await api.ok("admin_update_config", {"limits": [limit], "job_env": {"SITE": "west"}})
+    requested = await api.ok("run_event", {"id": EVENT["id"]})
+    job = (await api.ok("get_job", {"id": requested["id"]}))["job"]
+
+    assert told["config"] == (await api.ok("admin_get_config"))["config"]
+    assert [(x["type"], x["source"]) for x in job["limits"]] == [("time", "universal")]
+    assert job["env"] == {"SITE": "west"}
+
+
+async def test_one_key_of_the_configuration_leaves_the_others_as_they_are(api: Api) -> None:
+    await api.ok("admin_update_config", {"timezone": "Europe/Berlin"})
+    config = (await api.ok("admin_update_config", {"dst_policy": "once"}))["config"]
+
+    assert (config["timezone"], config["dst_policy"], config["revision"]) == (
+        "Europe/Berlin",
+        "once",
+        2,
+    )
+    assert await api.code("admin_update_config", {"timezone": "Mars/Olympus"}) == "api"
+    assert (await api.ok("admin_get_config"))["config"] == config
