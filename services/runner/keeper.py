@@ -165,12 +165,25 @@ class Keeper:
     def _take(self) -> None:
         """Carry out one request; jobs that ended meanwhile have their turn before the next."""
         try:
-            request, files = _receive(self._runner)
+            request, files, whole = _receive(self._runner)
         except OSError:
             self._be_alone()
             return
-        if files:
+        if not whole:
+            self._refuse(request, files)
+        elif files:
             self._start(request, files)
+
+    def _refuse(self, request: bytes, files: list[int]) -> None:
+        """Some descriptors did not arrive: there are too many already.
+
+        Where one of them was the request, nobody can be told which; who inherits finds that out.
+        """
+        for descriptor in files:
+            os.close(descriptor)
+        if not request:
+            sys.exit("There are too many open files.")
+        self._tell(f"refused {json.loads(request)['order']} {errno.EMFILE}")
 
     def _be_alone(self) -> None:
         """The runner is gone: whoever comes next learns from files what becomes of the jobs."""
@@ -283,13 +296,13 @@ def _ticks_now() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS // 1_000_000_000
 
 
-def _receive(runner: socket.socket) -> tuple[bytes, list[int]]:
-    """The next request with its descriptors; nothing at all once the runner is gone."""
+def _receive(runner: socket.socket) -> tuple[bytes, list[int], bool]:
+    """The next request with its descriptors, and whether it has all; nothing from no runner."""
     found = array.array("i")
-    data, ancillary, _, _ = runner.recvmsg(LARGEST, _ROOM, _FLAGS)
+    data, ancillary, flags, _ = runner.recvmsg(LARGEST, _ROOM, _FLAGS)
     for _, _, content in ancillary:
         found.frombytes(content)
-    return data, list(found)
+    return data, list(found), not flags & socket.MSG_CTRUNC
 
 
 def _spawn(wanted: Request, streams: list[int]) -> int:

@@ -123,7 +123,7 @@ class Runner:
         self._idle = asyncio.Event()
         self._outbox = Outbox(ledger)
         self._leftovers = Leftovers()
-        self._starting = Starting(self._outbox)
+        self._starting = Starting(self._outbox, lambda: len(self.runs))
         self._keeping = Keeping(spool.directory, self._starting.owed)
         self._desk = Desk(
             spool=spool,
@@ -397,6 +397,7 @@ class Runner:
     def _done(self, run: Run) -> None:
         del self.runs[run.entry.job]
         self._spool.files.leave(run.entry.folder)
+        self._starting.go_on()
         self._idle.set()
 
     # --- while jobs run ------------------------------------------------------------------------

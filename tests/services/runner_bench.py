@@ -272,10 +272,14 @@ async def founded(ledger: Ledger, directory: Path) -> AsyncIterator[Bench]:
 
 
 @contextmanager
-def runner_process(server: EmbeddedNats, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A runner of its own; killed at the end, its jobs are not."""
+def runner_process(
+    server: EmbeddedNats, directory: Path, *, files: int = 0
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A runner of its own, with so many open files; killed at the end, its jobs are not."""
     env = os.environ | {"JOBLEDGER_DATA_DIR": str(directory), "JOBLEDGER_NATS": server.url}
     command = [sys.executable, "-m", "tests.services.runner_process"]
+    if files:
+        command = ["/bin/sh", "-c", 'ulimit -n "$0"; exec "$@"', str(files), *command]
     process = subprocess.Popen(command, env=env, cwd=ROOT)
     try:
         yield process

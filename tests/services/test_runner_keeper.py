@@ -189,3 +189,21 @@ async def test_reports_do_not_wait_for_a_keeper_that_was_stopped(
         os.kill(keeper, signal.SIGCONT)
         for order in orders:
             assert (await scheduler.finished(order)).code == 0
+
+
+async def test_more_jobs_than_there_are_files_for_wait_for_others_to_end(
+    scheduler: Bench, nats_server: EmbeddedNats, tmp_path: Path
+) -> None:
+    """None fails for that, and those that wait start once there is room."""
+    go = tmp_path / "go"
+    script = f"for i in $(seq 300); do [ -e {go} ] && exit 0; sleep 0.2; done; exit 9"
+
+    def count(kind: type) -> int:
+        return sum(isinstance(report.fact, kind) for report in scheduler.reports)
+
+    with runner_process(nats_server, tmp_path, files=128):
+        await scheduler.joined(1)
+        orders = [await scheduler.script(script) for _ in range(120)]
+        await scheduler.until(lambda: count(JobStarted) >= 4, "none runs")
+        go.touch()
+        assert {(await scheduler.finished(order)).code for order in orders} == {0}
