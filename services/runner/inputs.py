@@ -27,8 +27,6 @@ async def fetch_inputs(
     """
     document = launch.document
     files = input_files(document.get("input"))
-    if not files:
-        return
     account = job_account(document)
     folder.make_work(account.owner if account else None)
     work = Path(folder.work)

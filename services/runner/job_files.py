@@ -9,7 +9,8 @@
 On ext4 a new file or directory costs up to a millisecond where others were deleted in the last
 minutes, because it passes by each of their inodes. So folders of ended jobs are used again, some
 are made while there is no job, and they are made in places far from each other, so that few are
-deleted in any of them.
+deleted in any of them. Where more orders wait than there are folders, an order has a name at first,
+and a folder of an ended job, if there is one by then, when it starts.
 
 A process that outlived its job must not meet another job there. So a folder that is used again has
 another name, and nobody still has one of its files (spares.py); and as nothing tells whether a
@@ -22,7 +23,7 @@ import os
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -99,6 +100,7 @@ class JobFiles:
         self._numbers = count()
         self._spare: deque[str] = deque()
         self._left: deque[str] = deque()
+        self._unmade: set[str] = set()
 
     def folder(self, name: str, job: str) -> Folder:
         """The folder of this name, as that of this job."""
@@ -108,12 +110,30 @@ class JobFiles:
         return Folder(name, f"{path}/out", f"{path}/err", f"{path}/script", f"{path}/{job}")
 
     def take(self) -> str:
-        """The name of a folder for a new job, with empty files. Raises OSError without room."""
-        return self._spare.pop() if self._spare else self._made()
+        """The name of a folder for a new job; whether there is one already is `make`'s business."""
+        if self._spare and not self._unmade:
+            return self._spare.pop()
+        name = self._new_name()
+        self._unmade.add(name)
+        return name
+
+    def make(self, folder: Folder) -> None:
+        """Have the folder that was taken, with empty files. Raises OSError without room."""
+        name = folder.name
+        if name not in self._unmade:
+            return
+        if self._spare:
+            spare, path = f"{self._jobs}/{self._spare.pop()}", f"{self._jobs}/{name}"
+            _in_place(path, lambda: os.rename(spare, path))
+        else:
+            self._fill(name)
+        self._unmade.discard(name)
 
     def leave(self, folder: Folder) -> None:
         """The job needs it no more: have it cleaned up."""
-        if folder.name:
+        if folder.name in self._unmade:
+            self._unmade.discard(folder.name)
+        elif folder.name:
             self._left.append(folder.name)
         else:
             for path in (folder.out, folder.err, folder.script, folder.work):
@@ -153,7 +173,9 @@ class JobFiles:
         """Make folders for some jobs that may come; False if the disk has no room."""
         try:
             for _ in range(min(STOCK_JOBS - len(self._spare), STOCK_AT_ONCE)):
-                self._spare.append(self._made())
+                name = self._new_name()
+                self._fill(name)
+                self._spare.append(name)
         except OSError as error:
             log.debug("No files in advance", action="stock_failed", reason=str(error))
             return False
@@ -182,8 +204,8 @@ class JobFiles:
         number = next(self._numbers)
         return f"{place or number % PLACES}/{self._run}-{number}"
 
-    def _made(self) -> str:
-        name = self._new_name()
+    def _fill(self, name: str) -> None:
+        """Make a folder of this name. Raises OSError without room."""
         path = self._make_directory(name)
         try:
             for file, mode in _FILES.items():
@@ -193,16 +215,20 @@ class JobFiles:
         except OSError:
             self._left.append(name)
             raise
-        return name
 
     def _make_directory(self, name: str) -> str:
         path = f"{self._jobs}/{name}"
-        try:
-            os.mkdir(path, 0o700)
-        except FileNotFoundError:
-            _have_directory(os.path.dirname(path))
-            os.mkdir(path, 0o700)
+        _in_place(path, lambda: os.mkdir(path, 0o700))
         return path
+
+
+def _in_place(path: str, have: Callable[[], None]) -> None:
+    """Have something at this path, and the directory for it."""
+    try:
+        have()
+    except FileNotFoundError:
+        _have_directory(os.path.dirname(path))
+        have()
 
 
 def _have_directory(path: str) -> None:

@@ -24,7 +24,7 @@ from services.runner import procfs
 from services.runner.children import Child, Streams
 from services.runner.commands import Host, Prepared, prepare
 from services.runner.errors import CannotStart
-from services.runner.inputs import fetch_inputs
+from services.runner.inputs import fetch_inputs, input_files
 from services.runner.keeping import Keeping
 from services.runner.launches import HOOK_PLUGIN, Launch, Launches
 from services.runner.leftovers import Leftovers
@@ -116,6 +116,7 @@ class Run:
         entry, desk = self.entry, self._desk
         self._launch = launch
         try:
+            desk.spool.files.make(entry.folder)
             prepared = prepare(launch, entry.folder, desk.host)
             streams = self._streams(self._open(prepared), prepared)
             job = entry.order, entry.job
@@ -163,14 +164,18 @@ class Run:
         entry, desk = self.entry, self._desk
         try:
             launch = await desk.launches.fetch(entry.order, entry.assigned)
-            await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, entry.folder)
+            if input_files(launch.document.get("input")):
+                desk.spool.files.make(entry.folder)
+                await fetch_inputs(desk.launches, entry.order, entry.assigned, launch, entry.folder)
             if launch.document.get("command") == HOOK_PLUGIN:
                 fired = await desk.launches.fired_hook(entry.order, entry.assigned)
                 launch = structs.replace(launch, document=launch.document | {"hook": fired})
         except CannotStart as error:
             self._conclude_without_process(1, str(error))
-            return
-        desk.ready(self, launch)
+        except OSError as error:
+            self._conclude_without_process(1, f"Setup Error: {error}")
+        else:
+            desk.ready(self, launch)
 
     def fail(self, reason: str) -> None:
         """The process cannot be started, for a reason that is the runner's own."""

@@ -144,8 +144,8 @@ class Spool:
     def take(self, orders: Iterable[tuple[int, JobAssigned, Mode | None]], position: int) -> None:
         """Put orders and the reader's position on the disk, before any of them starts.
 
-        Each order is (sequence, fact, mode); without a mode it is not started yet. Each gets its
-        folder.
+        Each order is (sequence, fact, mode); without a mode it is not started yet. Each gets the
+        name of its folder.
         """
         records: list[Json] = []
         try:

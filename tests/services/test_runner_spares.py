@@ -15,9 +15,16 @@ def files(tmp_path: Path) -> JobFiles:
     return JobFiles(tmp_path)
 
 
+def taken(files: JobFiles, job: str) -> Folder:
+    """A new folder, for a job that starts now."""
+    folder = files.folder(files.take(), job)
+    files.make(folder)
+    return folder
+
+
 def folder_of(files: JobFiles, job: str) -> Folder:
     """A folder in which a job has run."""
-    folder = files.folder(files.take(), job)
+    folder = taken(files, job)
     for path in (folder.out, folder.err, folder.script):
         Path(path).write_bytes(b"old")
     folder.make_work(None)
@@ -31,7 +38,7 @@ def after(files: JobFiles, *folders: Folder) -> Folder:
     files.clean()
     assert files.is_clean
     assert not any(os.path.exists(folder.out) for folder in folders)
-    following = files.folder(files.take(), "next")
+    following = taken(files, "next")
     modes = {"out": S_IFREG | 0o600, "script": S_IFREG | 0o700, "work": S_IFDIR | 0o700}
     for path in Path(following.out).parent.iterdir():
         assert path.stat().st_mode == modes.pop(path.name)
@@ -68,7 +75,7 @@ def test_a_working_directory_is_new_and_ours_alone(files: JobFiles) -> None:
 
 def test_a_directory_of_a_job_that_never_started_is_new_as_well(files: JobFiles) -> None:
     """Who could put something into a folder could stand there, too."""
-    folder = files.folder(files.take(), "j1")
+    folder = taken(files, "j1")
     there = os.open(Path(folder.out).parent / "work", os.O_RDONLY)
     after(files, folder)
     assert os.fstat(there).st_nlink == 0
@@ -76,7 +83,7 @@ def test_a_directory_of_a_job_that_never_started_is_new_as_well(files: JobFiles)
 
 
 def test_a_folder_of_the_release_before_has_no_directory_in_advance(files: JobFiles) -> None:
-    folder = files.folder(files.take(), "j1")
+    folder = taken(files, "j1")
     (Path(folder.out).parent / "work").rmdir()
     folder.make_work(None)
     assert os.listdir(folder.work) == []
@@ -179,13 +186,13 @@ def test_names_are_never_used_again(tmp_path: Path) -> None:
 def test_what_an_earlier_runner_left_is_used_again(files: JobFiles, tmp_path: Path) -> None:
     """Its spare folders, and those of jobs that it did not clean up; not those of jobs that run."""
     running, over = folder_of(files, "j1"), folder_of(files, "j2")
-    spare = files.folder(files.take(), "")
+    spare = taken(files, "")
     later = JobFiles(tmp_path)
     later.take_over({running.name})
     kept = {inode(over.out), inode(spare.out)}
     later.clean()
     assert Path(running.out).read_bytes() == b"old"
-    assert {inode(later.folder(later.take(), "").out) for _ in range(2)} == kept
+    assert {inode(taken(later, "").out) for _ in range(2)} == kept
 
 
 def test_a_folder_that_is_cleaned_up_twice_harms_no_other_job(
@@ -200,3 +207,22 @@ def test_a_folder_that_is_cleaned_up_twice_harms_no_other_job(
     later.leave(folder)
     later.clean()
     assert Path(following.out).read_bytes() == b"new"
+
+
+def test_what_waits_has_a_folder_of_an_ended_job_when_it_starts(files: JobFiles) -> None:
+    """In the order in which they start, and before any that come later."""
+    over = folder_of(files, "over")
+    kept = inode(over.out)
+    waiting = [files.folder(files.take(), job) for job in ("first", "second", "aborted")]
+    assert not any(os.path.exists(Path(folder.out).parent) for folder in waiting)
+    files.leave(over)
+    files.clean()
+    later = files.folder(files.take(), "later")
+    files.leave(waiting.pop())
+    for folder in (*waiting, later):
+        files.make(folder)
+        files.make(folder)
+        assert not Path(folder.out).read_bytes()
+        folder.make_work(None)
+    assert [inode(folder.out) == kept for folder in (*waiting, later)] == [True, False, False]
+    assert after(files, later).name not in {folder.name for folder in waiting}

@@ -188,6 +188,7 @@ def test_each_job_has_a_folder_that_a_new_runner_finds_again(tmp_path: Path) -> 
     folders = {order: entry.folder for order, entry in before.entries.items()}
     assert len({folder.name for folder in folders.values()}) == 5
     for folder in folders.values():
+        before.files.make(folder)
         Path(folder.out).write_text("said")
     spool = Spool(tmp_path, "machine1")
     assert {order: entry.folder for order, entry in spool.entries.items()} == folders
@@ -205,7 +206,9 @@ def test_orders_that_cannot_be_kept_leave_no_folder_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes to another job under another name, as a later runner may find the order after all."""
+    monkeypatch.setattr("services.runner.job_files.STOCK_JOBS", 1)
     spool = Spool(tmp_path, "machine1")
+    assert spool.files.stock()
 
     def no_room(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
