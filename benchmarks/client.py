@@ -173,13 +173,14 @@ class Client:
 
     async def text(self, name: str, body: Json | None = None) -> bytes:
         """As `raw`, whatever the reply is."""
-        content = b"" if body is None else json.dumps(body).encode()
-        verb = "GET" if body is None else "POST"
+        verb, content, described = "GET", b"", ""
+        if body is not None:
+            verb, content = "POST", json.dumps(body).encode()
+            # Only of a body: a server may read what is announced as JSON, and nothing is no JSON.
+            described = f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
         head = (
             f"{verb} /api/app/{name} HTTP/1.1\r\nHost: {self._server.host}\r\n"
-            f"X-API-Key: {self._server.key}\r\n"
-            "Content-Type: application/json\r\n"
-            f"Content-Length: {len(content)}\r\n\r\n"
+            f"X-API-Key: {self._server.key}\r\n{described}\r\n"
         )
         try:
             reply = await self._ask(head.encode() + content)
