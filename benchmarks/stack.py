@@ -213,17 +213,19 @@ async def ended(client: Client, query: str, jobs: int, patience: float = 300.0) 
     Raises SystemExit if they take longer than `patience` seconds, or if one failed.
     """
     deadline = time.monotonic() + patience
-    while (missing := jobs - await _found(client, query)) > 0:
+    while (missing := jobs - (await _found(client, query))[0]) > 0:
         if time.monotonic() > deadline:
             raise SystemExit(f"{missing} of {jobs} jobs do not end.")
         await asyncio.sleep(max(0.01, min(0.1, missing / 2000)))
-    if failed := await _found(client, f"{query} tags:_error"):
-        raise SystemExit(f"{failed} of {jobs} jobs failed.")
+    failed, one = await _found(client, f"{query} tags:_error")
+    if failed:
+        raise SystemExit(f"{failed} of {jobs} jobs failed, one of them: {one.get('description')}")
 
 
-async def _found(client: Client, query: str) -> int:
+async def _found(client: Client, query: str) -> tuple[int, Json]:
+    """How many jobs the history holds, and one of them."""
     history = await client.call(f"search_jobs/v1?query={quote(query)}&limit=1")
-    return int(history["list"]["length"])
+    return int(history["list"]["length"]), next(iter(history["rows"]), {})
 
 
 def percentile(values: list[float], percent: int) -> float:
