@@ -195,7 +195,7 @@ class Spool:
     def reported(self, order: int) -> None:
         """The ledger has the end of this order: forget it. If this is lost, it is told again."""
         self._write([{"t": "reported", "o": order}], late=True)
-        if self._size + len(self._late) > COMPACT_ABOVE:
+        if self._size + len(self._late) > self._room:
             self._compact()
             self._rotate_exits()
 
@@ -320,13 +320,15 @@ class Spool:
         """Write the journal anew with what is still needed; kill-safe by a rename.
 
         It gets its room at once: to lengthen a file is a second write to the disk for each sync.
+        There is as much of it as was written now, so that much is not written anew often.
         """
         fresh = self.directory / "journal.new"
         data = b"".join(map(_line, self._remembered()))
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         write_all(descriptor, data)
+        self._room = max(COMPACT_ABOVE, len(data))
         with suppress(OSError):
-            os.posix_fallocate(descriptor, 0, len(data) + COMPACT_ABOVE)
+            os.posix_fallocate(descriptor, 0, len(data) + self._room)
         os.fsync(descriptor)
         fresh.rename(self._journal_path)
         _sync_directory(self.directory)

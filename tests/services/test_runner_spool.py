@@ -146,6 +146,9 @@ def test_exits_are_rotated_and_still_found(tmp_path: Path, monkeypatch: pytest.M
     assert (seen[3].pid, seen[3].status) == (33, None)
     for order in (1, 3):
         spool.reported(order)
+    for order in range(4, 10):
+        spool.take([(order, assigned(f"j{order}"), SHELL)], order)
+        spool.reported(order)
     assert not (tmp_path / "exits.old").exists()
     spool.close()
 
