@@ -368,29 +368,34 @@ class Run:
             case _:
                 return
 
-    def telemetry(self) -> Json:
-        """What a heartbeat tells about the job (execution.md 15)."""
+    def telemetry(self, *, reports: bool = True) -> Json:
+        """What a heartbeat says about the job (execution.md 15): that it is here, if it waits.
+
+        Without its `reports` (table, html and the like) it is short.
+        """
         entry = self.entry
+        if self.output is None:
+            return {"order": entry.order}
         return {
             "progress": 0.0,
-            **(self._shown() if self._news.fields else {}),
+            **(self._shown(reports) if self._news.fields else {}),
             "order": entry.order,
             "pid": entry.pid,
             "elapsed": round(time.monotonic() - self._began, 3),
             "updated": self._updated,
-            "log_size": self.output.log.size if self.output else 0,
+            "log_size": self.output.log.size,
             "cpu": self._usage.cpu.as_json(),
             "mem": self._usage.mem.as_json(),
             "procs": self._usage.procs(),
             "conns": self._usage.conns(),
         }
 
-    def _shown(self) -> Json:
-        """What the job has told so far, as far as it is small."""
+    def _shown(self, reports: bool) -> Json:
+        """What the job has told so far; its `reports` only as far as they are small."""
         shown = live_fields(self._news)
-        size = sum(len(str(shown.get(key, ""))) for key in ("table", "html", "markdown", "text"))
-        if size > SHOWN_ALWAYS:
-            shown = {k: v for k, v in shown.items() if k in ("progress", "status", "label", "perf")}
+        size = sum(len(str(shown.get(key, ""))) for key in ("table", *REPORTS))
+        if size > SHOWN_ALWAYS or not reports:
+            shown = {k: v for k, v in shown.items() if k not in ("table", *REPORTS)}
         return shown_report(shown, self._expand)
 
     def _expand(self, text: str) -> str:

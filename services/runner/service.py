@@ -458,7 +458,11 @@ class Runner:
         began = loop.time()
         while True:
             self._changed.clear()
-            live.publish(self._ledger, subject, self.heartbeat())
+            try:
+                live.publish(self._ledger, subject, self.heartbeat())
+            except LedgerUnavailable as error:
+                log.warning("A heartbeat is too large", action="beat_large", reason=str(error))
+                live.publish(self._ledger, subject, self.heartbeat(reports=False))
             told = loop.time()
             try:
                 every = EARLY_HEARTBEAT if told - began < EARLY else HEARTBEAT
@@ -473,8 +477,8 @@ class Runner:
         if message.get("boot") != self.identity.boot:
             self._changed.set()
 
-    def heartbeat(self) -> Json:
-        """What `live.server.<id>` carries."""
+    def heartbeat(self, *, reports: bool = True) -> Json:
+        """What `live.server.<id>` carries, with or without the `reports` of jobs."""
         me = self.identity
         return {
             "server": me.server,
@@ -483,7 +487,7 @@ class Runner:
             "hostname": me.hostname,
             "order_position": self._spool.position,
             "info": machine.load(),
-            "jobs": {job: run.telemetry() for job, run in self.runs.items()},
+            "jobs": {job: run.telemetry(reports=reports) for job, run in self.runs.items()},
         }
 
     async def metrics(self) -> bytes:

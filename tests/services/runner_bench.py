@@ -161,11 +161,12 @@ class Bench:
         return await self.until(lambda: self.find(JobFinished, order), f"{order} did not finish")
 
     async def telemetry(self, job: str, condition: Callable[[Json], Any]) -> Json:
-        """The first heartbeat entry of a job for which the condition holds."""
+        """The first heartbeat entry of a job that has begun for which the condition holds."""
 
         def seen() -> Json | None:
             told = (beat["jobs"].get(job) for beat in self.heartbeats)
-            return next((entry for entry in told if entry and condition(entry)), None)
+            begun = (entry for entry in told if entry and "elapsed" in entry)
+            return next((entry for entry in begun if condition(entry)), None)
 
         return await self.until(seen, f"no such telemetry of {job}")
 

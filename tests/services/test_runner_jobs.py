@@ -225,6 +225,33 @@ async def test_progress_is_told_at_once(scheduler: Bench) -> None:
     await scheduler.finished(order)
 
 
+async def test_large_reports_are_left_out_before_a_heartbeat_is_too_large(
+    scheduler: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else goes on to be told: what is to be done at once, and what limits look at."""
+    push = '{"xy": 1, "push": {"actions": [{"condition": "instant", "type": "tag"}]}}'
+    html = '{"xy": 1, "html": {"content": "%07000d"}}'
+    monkeypatch.setattr(scheduler.ledger.nc, "_max_payload", 16_000)
+    script = f"printf '{html}\n'; echo '{push}'; sleep 30"
+    orders = [await scheduler.script(script) for _ in range(3)]
+    for job in ("j1", "j2", "j3"):
+        entry = await scheduler.telemetry(job, lambda e: e.get("instant") and "html" not in e)
+        assert entry["elapsed"] >= 0
+    for order in orders:
+        await scheduler.abort(order)
+        await scheduler.finished(order)
+
+
+async def test_what_is_to_be_done_at_once_is_told_beside_a_large_report(scheduler: Bench) -> None:
+    push = '{"xy": 1, "push": {"actions": [{"condition": "instant", "type": "tag"}]}}'
+    html = '{"xy": 1, "html": {"content": "%09000d"}}'
+    order = await scheduler.script(f"printf '{html}\n'; echo '{push}'; sleep 30")
+    entry = await scheduler.telemetry("j1", lambda e: e.get("instant"))
+    assert "html" not in entry
+    await scheduler.abort(order)
+    await scheduler.finished(order)
+
+
 # --- aborting ------------------------------------------------------------------------------------
 
 
