@@ -8,8 +8,8 @@ JOB_ID in its environment.
 
 import asyncio
 import os
+from collections.abc import Mapping
 
-from services.logs import logger
 from services.runner import children, procfs
 from services.runner.keeping import Keeping
 from services.runner.running import Run
@@ -18,14 +18,11 @@ from services.runner.spool import Entry, Exit, Phase, Spool
 # A process that was being started when its keeper died shows its environment by then, in seconds.
 BEGIN_WAIT = 0.25
 
-log = logger("adoption")
 
-
-def adopt(run: Run, spool: Spool, keeping: Keeping, exits: dict[int, Exit]) -> None:
+def adopt(run: Run, spool: Spool, keeping: Keeping, exits: Mapping[int, Exit]) -> None:
     """Let the run go on from where its entry says; the work itself happens in its own task."""
     entry = run.entry
     seen = exits.get(entry.order)
-    log.info("An order is left from before", action="order_found", job=entry.job, at=entry.phase)
     if entry.report is not None or entry.phase is Phase.ENDED:
         run.later(run.conclude_again())
     elif entry.phase is Phase.ORDERED:

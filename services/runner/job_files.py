@@ -182,10 +182,14 @@ class JobFiles:
         return True
 
     def take_over(self, live: Set[str]) -> None:
-        """Have the folders of these names, and leave all others: spare ones, and ended jobs'."""
-        for name in live - {""}:
-            with suppress(FileExistsError):  # the machine may have died before it was on the disk
-                self._make_directory(name)
+        """Keep the folders of these names, and leave all others: spare ones, and ended jobs'.
+
+        Of those whose order waits, or whose machine died before they were on the disk, there is
+        none yet.
+        """
+        self._unmade |= {
+            name for name in live if name and not os.path.isdir(f"{self._jobs}/{name}")
+        }
         for place in filter(str.isdecimal, os.listdir(self._jobs)):
             names = (f"{place}/{name}" for name in os.listdir(f"{self._jobs}/{place}"))
             self._left += (name for name in names if name not in live)

@@ -50,6 +50,9 @@ class Launch(Struct, frozen=True):
     secrets: Json
 
 
+_Key = tuple[str, int, int, int, int]
+
+
 @dataclass(slots=True)
 class _Cached:
     made: Made
@@ -69,8 +72,9 @@ class Launches:
         self._boot = boot
         self._record: Json = {"id": server, "hostname": hostname, "groups": list(groups)}
         self._groups = groups
-        self._cache: OrderedDict[tuple[str, int, int, int, int], _Cached] = OrderedDict()
+        self._cache: OrderedDict[_Key, _Cached] = OrderedDict()
         self._assembly = Assembly()
+        self._first: dict[_Key, asyncio.Future[None]] = {}
         self._asked: list[tuple[Json, asyncio.Future[Json]]] = []
         self._asking: set[asyncio.Task[None]] = set()
 
@@ -90,8 +94,23 @@ class Launches:
     async def fetch(self, order: int, assigned: JobAssigned) -> Launch:
         """The launch, asked for until a scheduler answers.
 
-        Raises CannotStart if the answer is that there is none.
+        Where only definitions are missing that many wait for, one asks for them. Raises CannotStart
+        if the answer is that there is none.
         """
+        key = _key(assigned)
+        if key in self._cache or assigned.launch is None:
+            return await self._fetch(order, assigned)
+        if key in self._first:
+            await asyncio.wait((self._first[key],))
+            return self.at_hand(assigned) or await self._fetch(order, assigned)
+        self._first[key] = first = asyncio.get_running_loop().create_future()
+        try:
+            return await self._fetch(order, assigned)
+        finally:
+            del self._first[key]
+            first.set_result(None)
+
+    async def _fetch(self, order: int, assigned: JobAssigned) -> Launch:
         known = self._cache.get(_key(assigned))
         needs = {"need_records": known is None, "need_launch": assigned.launch is None}
         answer = await self._granted(self._head(order, assigned) | needs)
@@ -150,7 +169,7 @@ class Launches:
             spec = structs.replace(spec, document=spec.document | changes)
         return Launch(on_server(spec, self._record, self._groups), made.plugin, secrets)
 
-    def _remember(self, key: tuple[str, int, int, int, int], made: Made, secret: bool) -> None:
+    def _remember(self, key: _Key, made: Made, secret: bool) -> None:
         believed = asyncio.get_running_loop().time() + BELIEVED
         self._cache[key] = _Cached(made, secret, believed)
         self._cache.move_to_end(key)
@@ -218,7 +237,7 @@ def _object(data: bytes) -> Json:
     return {"error": "The answer is not readable."} if answer is None else answer
 
 
-def _key(assigned: JobAssigned) -> tuple[str, int, int, int, int]:
+def _key(assigned: JobAssigned) -> _Key:
     made = assigned.made_of
     return (assigned.event, made.event, made.category, made.plugin, made.config)
 

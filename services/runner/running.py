@@ -277,6 +277,7 @@ class Run:
             return
         if self.entry.mode.passes or self.entry.mode.secret:
             self._launch = await self._fetched()
+        self._desk.spool.files.make(self.entry.folder)
         self._open(None).replay(self.entry.reads)
 
     async def _fetched(self) -> Launch | None:

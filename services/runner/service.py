@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -208,8 +209,13 @@ class Runner:
     # --- joining and leaving -------------------------------------------------------------------
 
     def _adopt_all(self) -> None:
-        exits = self._spool.read_exits() if self._spool.entries else {}
-        for entry in list(self._spool.entries.values()):
+        entries = list(self._spool.entries.values())
+        if not entries:
+            return
+        phases = Counter(str(entry.phase) for entry in entries)
+        log.info("Orders are left from before", action="orders_found", **phases)
+        exits = self._spool.read_exits()
+        for entry in entries:
             run = self._new_run(entry.order)
             adopt(run, self._spool, self._keeping, exits)
 

@@ -17,7 +17,7 @@ import fcntl
 import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -138,6 +138,8 @@ class Spool:
         self._broken = False
         self._compact()
         self.exits = self._open_exits()
+        self._exits: dict[int, Exit] = {}
+        self._exits_read = {"exits.old": 0, "exits": 0}
 
     # --- steps of an order, in the order in which they happen --------------------------------
 
@@ -209,17 +211,20 @@ class Spool:
                 "use the right --nats, or another --data-dir."
             )
 
-    def read_exits(self) -> dict[int, Exit]:
-        """What the keepers wrote, by order."""
-        found: dict[int, Exit] = {}
-        for path in (self.directory / "exits.old", self.directory / "exits"):
+    def read_exits(self) -> Mapping[int, Exit]:
+        """What the keepers wrote, by order; only what came since the last call is read."""
+        for name, offset in self._exits_read.items():
             try:
-                lines = path.read_text("utf-8", "replace").splitlines()
+                with (self.directory / name).open("rb") as file:
+                    file.seek(offset)
+                    lines = file.read().rpartition(b"\n")[0]
             except FileNotFoundError:
                 continue
-            for line in lines:
-                _note_exit(found, line.split())
-        return found
+            if lines:
+                self._exits_read[name] = offset + len(lines) + 1
+            for line in lines.decode("utf-8", "replace").splitlines():
+                _note_exit(self._exits, line.split())
+        return self._exits
 
     def flush(self) -> None:
         """Write what waits for the next line; to be called now and then."""
@@ -365,9 +370,12 @@ class Spool:
             if any(order <= self._rotated_at for order in self.entries):
                 return
             old.unlink()
+            self._exits_read["exits.old"] = 0
         if os.fstat(self.exits).st_size > ROTATE_EXITS_ABOVE:
             self._rotated_at = max(self.entries, default=0)
             os.rename(self.directory / "exits", old)
+            self._exits_read = {"exits.old": self._exits_read["exits"], "exits": 0}
+            self._exits = {o: exit for o, exit in self._exits.items() if o in self.entries}
             os.close(self.exits)
             self.exits = self._open_exits()
 

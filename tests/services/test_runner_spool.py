@@ -10,7 +10,7 @@ import pytest
 
 from domain.facts import Actor, JobAssigned, JobFinished, MadeOf
 from services.errors import ConfigError
-from services.runner.spool import Mode, Phase, Read, Spool
+from services.runner.spool import Exit, Mode, Phase, Read, Spool
 
 ACTOR = Actor(type="scheduler", id="1")
 SHELL = Mode(shell=True, kill="all")
@@ -130,6 +130,24 @@ def test_the_journal_does_not_grow_with_history(
     spool.close()
 
 
+def test_exits_are_read_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line once it is whole; a keeper may go on in the file that was rotated away."""
+    monkeypatch.setattr("services.runner.spool.COMPACT_ABOVE", 0)
+    monkeypatch.setattr("services.runner.spool.ROTATE_EXITS_ABOVE", 10)
+    spool = Spool(tmp_path, "machine1")
+    spool.take([(n, assigned(f"j{n}"), SHELL) for n in (1, 2, 3)], 3)
+    with (tmp_path / "exits").open("ab", buffering=0) as keeper:
+        keeper.write(b"begin j1 1 11\nend j1 1")
+        assert spool.read_exits() == {1: Exit(11)}
+        spool.reported(2)
+        keeper.write(b" 7\nbegin j3 3 13\n")
+    (tmp_path / "exits").write_bytes(b"end j3 3 0\n")
+    assert spool.read_exits() == {1: Exit(11, 7), 3: Exit(13, 0)}
+    spool.close()
+
+
 def test_exits_are_rotated_and_still_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrapper that began before the rotation is known by its lines in either file."""
     monkeypatch.setattr("services.runner.spool.COMPACT_ABOVE", 0)
@@ -200,7 +218,9 @@ def test_each_job_has_a_folder_that_a_new_runner_finds_again(tmp_path: Path) -> 
     spool.files.take_over({entry.folder.name for entry in spool.entries.values()})
     spool.files.clean()
     assert Path(folders[3].out).read_text() == "said"
-    assert Path(folders[5].out).parent.is_dir()
+    assert not Path(folders[5].out).parent.exists()
+    spool.files.make(folders[5])
+    assert not Path(folders[5].out).read_text()
     assert not Path(folders[4].out).exists()
     spool.close()
 
