@@ -98,13 +98,17 @@ class Chooser:
         return old is None or old.boot != boot or now - old.at > SILENT
 
     def present(self, server: str) -> bool:
-        """Whether a server may get jobs: its current boot was heard lately."""
+        """Whether a server may get jobs: it has not left, and was heard lately.
+
+        Perhaps as another boot: of one that was just started anew the first heartbeat may come
+        before or after its ServerJoined, and no job has to end for that. What the former boot is
+        given comes back.
+        """
         heard, known = self.heard_of.get(server), self.fleet.servers.get(server)
         return (
             heard is not None
             and known is not None
             and not known.left
-            and known.boot == heard.boot
             and self.ticks() - heard.at <= SILENT
         )
 

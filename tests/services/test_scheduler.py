@@ -371,6 +371,19 @@ async def test_a_failed_job_is_retried_as_often_as_allowed(stack: Stack) -> None
     assert (last.retry, last.tags) == (None, ["_error", "_last"])
 
 
+async def test_no_job_ends_because_its_server_was_just_started_anew(stack: Stack) -> None:
+    """Between the ServerJoined of a new boot and its first heartbeat the server is there, too."""
+    async with stack.scheduler():
+        await stack.define()
+        await stack.ended(await stack.run())
+        stack.runner.mute, stack.runner.boot = True, "boot2"
+        await stack.runner.join()
+        job = await stack.run()
+        [end] = await stack.ended(job)
+    assert end.code == 0
+    assert [r.fact.boot for r in stack.book.of(f.JobAssigned, job)] == ["boot2"]
+
+
 async def test_a_multiplex_job_runs_on_every_server(stack: Stack) -> None:
     other = Runner(stack.ledger, id="s2", boot="boot2")
     await other.join()
