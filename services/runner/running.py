@@ -56,6 +56,7 @@ class Desk:
 
     `changed` asks for a heartbeat soon. `ready` takes a run and what was asked for it: it is to be
     started once the spool says so. `lost` takes a run of which nobody knows if it was started.
+    `holding` are the runs that have files open.
     """
 
     spool: Spool
@@ -70,6 +71,7 @@ class Desk:
     changed: Callable[[], None]
     ready: Callable[["Run", Launch], None]
     lost: Callable[["Run"], None]
+    holding: set["Run"]
 
 
 class Run:
@@ -246,6 +248,7 @@ class Run:
         self._news.may_update_event = entry.mode.may_update
         if self.output is not None:
             self.output.close()
+        self._desk.holding.add(self)
         self.output = JobOutput(
             entry.folder,
             reader_for(entry.mode),
@@ -526,6 +529,7 @@ class Run:
         entry, spool = self.entry, self._desk.spool
         if self.output is not None:
             self.output.close()
+        self._desk.holding.discard(self)
         spool.reported(entry.order)
         self._done(self)
 

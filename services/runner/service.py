@@ -124,7 +124,8 @@ class Runner:
         self._idle = asyncio.Event()
         self._outbox = Outbox(ledger)
         self._leftovers = Leftovers()
-        self._starting = Starting(self._outbox, lambda: len(self.runs))
+        holding: set[Run] = set()
+        self._starting = Starting(self._outbox, holding)
         self._keeping = Keeping(spool.directory, self._starting.owed)
         self._desk = Desk(
             spool=spool,
@@ -150,6 +151,7 @@ class Runner:
             changed=self._changed.set,
             ready=self._on_fetched,
             lost=self._find,
+            holding=holding,
         )
 
     async def run(self) -> None:
@@ -464,11 +466,7 @@ class Runner:
         began = loop.time()
         while True:
             self._changed.clear()
-            try:
-                live.publish(self._ledger, subject, self.heartbeat())
-            except LedgerUnavailable as error:
-                log.warning("A heartbeat is too large", action="beat_large", reason=str(error))
-                live.publish(self._ledger, subject, self.heartbeat(reports=False))
+            self._beat(subject)
             told = loop.time()
             try:
                 every = EARLY_HEARTBEAT if told - began < EARLY else HEARTBEAT
@@ -477,6 +475,16 @@ class Runner:
             except TimeoutError:
                 continue
             await asyncio.sleep(told + HEARTBEAT_GAP - loop.time())
+
+    def _beat(self, subject: str) -> None:
+        """A heartbeat; where it is too large for NATS, without the reports of jobs."""
+        for reports in (True, False):
+            try:
+                live.publish(self._ledger, subject, self.heartbeat(reports=reports))
+                return
+            except LedgerUnavailable as error:
+                reason = str(error)
+                log.warning("A heartbeat is too large", action="beat_large", reason=reason)
 
     async def _hear(self, message: Json) -> None:
         """A runner with our id announces itself: show it that we are here (run.py)."""

@@ -10,7 +10,7 @@ import asyncio
 import resource
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Set
 
 from services.runner.launches import Launch
 from services.runner.outbox import Outbox
@@ -29,15 +29,15 @@ _STARTING, _RUNNING, _OTHERS = 5, 4, 64
 class Starting:
     """The starts of one runner; its reports go through this outbox.
 
-    `held` tells how many jobs the runner has, those that wait here included.
+    `holding` are the jobs that have files open.
     """
 
-    def __init__(self, outbox: Outbox, held: Callable[[], int]) -> None:
+    def __init__(self, outbox: Outbox, holding: Set[Run]) -> None:
         self.calm = asyncio.Event()
         """Set unless many jobs are being started."""
         self.calm.set()
         self._outbox = outbox
-        self._held = held
+        self._holding = holding
         self._most, self._room = _bounds(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         self._waiting: deque[tuple[Run, Launch]] = deque()
         self._under_way = False
@@ -74,8 +74,7 @@ class Starting:
 
     def _has_room(self) -> bool:
         """Whether one waits that can be started."""
-        files = self._held() - len(self._waiting)
-        return bool(self._waiting) and self._owed < self._most and files < self._room
+        return bool(self._waiting) and self._owed < self._most and len(self._holding) < self._room
 
     def _give_way(self) -> None:
         """Have all else wait: once there are many starts until there are none."""
