@@ -143,6 +143,16 @@ def live_fields(news: JobNews) -> Json:
     return live | ({"instant": instant} if instant else {})
 
 
+def within(size: int, live: Json) -> Json:
+    """What of these fields fits into so many characters: what acts first, then what is shown."""
+    found: Json = {}
+    for name in ("instant", "progress", "status", "label", "perf"):
+        if name in live and len(str(live[name])) <= size:
+            found[name] = live[name]
+            size -= len(str(live[name]))
+    return found
+
+
 def _bounded(news: JobNews, lines: list[str]) -> list[str]:
     before = news._meta
     news._meta += len(lines)

@@ -28,7 +28,14 @@ from services.runner.inputs import fetch_inputs, input_files
 from services.runner.keeping import Keeping
 from services.runner.launches import HOOK_PLUGIN, Launch, Launches
 from services.runner.leftovers import Leftovers
-from services.runner.news import REPORTS, JobNews, Outcome, fold_message, live_fields
+from services.runner.news import (
+    REPORTS,
+    JobNews,
+    Outcome,
+    fold_message,
+    live_fields,
+    within,
+)
 from services.runner.outbox import Outbox
 from services.runner.output import JobOutput, make_pipe
 from services.runner.reporting import NEVER_REPORTED, Store
@@ -44,6 +51,8 @@ LARGE_LOG = 1024 * 1024
 """Bytes of log whose storing takes long enough to be shown as `finishing`."""
 SHOWN_ALWAYS = 8 * 1024
 """Bytes of table and html that every heartbeat may carry; larger ones come with the report."""
+BRIEF = 1024
+"""Characters that each job may have where all jobs' together would be too many for a heartbeat."""
 MAX_ACTIVITY = 1000
 SMALL_REPORT = 4096
 """Characters of a report that is far from being large, whatever they are in JSON."""
@@ -372,17 +381,17 @@ class Run:
             case _:
                 return
 
-    def telemetry(self, *, reports: bool = True) -> Json:
+    def telemetry(self, *, brief: bool = False) -> Json:
         """What a heartbeat says about the job (execution.md 15): that it is here, if it waits.
 
-        Without its `reports` (table, html and the like) it is short.
+        If it is to be `brief`, only as much of what the job told as fits into BRIEF.
         """
         entry = self.entry
         if self.output is None:
             return {"order": entry.order}
         return {
             "progress": 0.0,
-            **(self._shown(reports) if self._news.fields else {}),
+            **(self._shown(brief) if self._news.fields else {}),
             "order": entry.order,
             "pid": entry.pid,
             "elapsed": round(time.monotonic() - self._began, 3),
@@ -394,11 +403,13 @@ class Run:
             "conns": self._usage.conns(),
         }
 
-    def _shown(self, reports: bool) -> Json:
-        """What the job has told so far; its `reports` only as far as they are small."""
+    def _shown(self, brief: bool) -> Json:
+        """What the job has told so far; its reports only if they are small."""
         shown = live_fields(self._news)
+        if brief:
+            return within(BRIEF, shown)
         size = sum(len(str(shown.get(key, ""))) for key in ("table", *REPORTS))
-        if size > SHOWN_ALWAYS or not reports:
+        if size > SHOWN_ALWAYS:
             shown = {k: v for k, v in shown.items() if k not in ("table", *REPORTS)}
         return shown_report(shown, self._expand)
 

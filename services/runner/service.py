@@ -477,10 +477,10 @@ class Runner:
             await asyncio.sleep(told + HEARTBEAT_GAP - loop.time())
 
     def _beat(self, subject: str) -> None:
-        """A heartbeat; where it is too large for NATS, without the reports of jobs."""
-        for reports in (True, False):
+        """A heartbeat; a brief one if it is too large for NATS."""
+        for brief in (False, True):
             try:
-                live.publish(self._ledger, subject, self.heartbeat(reports=reports))
+                live.publish(self._ledger, subject, self.heartbeat(brief=brief))
                 return
             except LedgerUnavailable as error:
                 reason = str(error)
@@ -491,8 +491,8 @@ class Runner:
         if message.get("boot") != self.identity.boot:
             self._changed.set()
 
-    def heartbeat(self, *, reports: bool = True) -> Json:
-        """What `live.server.<id>` carries, with or without the `reports` of jobs."""
+    def heartbeat(self, *, brief: bool = False) -> Json:
+        """What `live.server.<id>` carries; `brief` on what jobs told."""
         me = self.identity
         return {
             "server": me.server,
@@ -501,7 +501,7 @@ class Runner:
             "hostname": me.hostname,
             "order_position": self._spool.position,
             "info": machine.load(),
-            "jobs": {job: run.telemetry(reports=reports) for job, run in self.runs.items()},
+            "jobs": {job: run.telemetry(brief=brief) for job, run in self.runs.items()},
         }
 
     async def metrics(self) -> bytes:

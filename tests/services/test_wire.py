@@ -26,6 +26,7 @@ from services.runner.news import (
     fold_message,
     live_fields,
     settle,
+    within,
 )
 from services.runner.plugins.shell_output import (
     STDERR_KEPT,
@@ -461,6 +462,20 @@ def test_collected_data_is_capped_as_a_whole(monkeypatch: pytest.MonkeyPatch) ->
 def test_warnings_of_one_job_are_bounded() -> None:
     _, warnings = folded(*[{"xy": 1, "data": []}] * (MAX_META + 50))
     assert len(warnings) == MAX_META + 1
+
+
+TOLD = ("instant", "progress", "status", "label", "perf", "table", "html")
+
+
+@given(st.integers(0, 200), st.dictionaries(st.sampled_from(TOLD), st.text(max_size=100)))
+def test_what_acts_comes_first_where_there_is_little_room(size: int, live: dict[str, str]) -> None:
+    """What does not fit is left out whole; a table is never in it."""
+    found = within(size, live)
+    assert sum(len(value) for value in found.values()) <= size
+    assert found.items() <= live.items()
+    assert "table" not in found
+    if len(live.get("instant", "x" * 201)) <= size:
+        assert "instant" in found
 
 
 def test_live_fields_are_those_to_look_at() -> None:
