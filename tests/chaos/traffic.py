@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.chaos.harness import Api, eventually, job_event, limits
+from tests.chaos.harness import PATIENCE, Api, eventually, job_event, limits
 
 # Between two commands of one client, in seconds.
 PACE = 0.1
@@ -96,10 +96,19 @@ class Traffic:
         return self
 
     def stop(self) -> Record:
-        """No more commands; the clockwork stops as well."""
+        """No more commands; the clockwork stops as well, once it goes again after the last blow.
+
+        What was due while nobody led is requested later, and ends if its event is disabled by then.
+        """
         self._over.set()
         for thread in self._threads:
             thread.join()
+        now = int(time.time())
+        eventually(
+            lambda: max(self.record.fires(), default=0) >= now,
+            "the clockwork goes on",
+            2 * PATIENCE,
+        )
         self.last_due = int(time.time())
         self._connect().persist("update_event", id="clock", enabled=False)
         self._end_long_jobs()
