@@ -84,20 +84,20 @@ def main() -> None:
         if not args.program or not (tree / "benchmarks" / args.program[0]).is_file():
             raise SystemExit(f"{name}: {tree} has no such program in its benchmarks directory.")
     found = in_turn(trees, args.program, args.rounds)
-    _print(found, " ".join(args.program))
+    _print(found, " ".join(args.program), args.rounds)
     write_json(args.json, {"turns": found})
 
 
-def _print(found: dict[str, Numbers], title: str) -> None:
+def _print(found: dict[str, Numbers], title: str, rounds: int) -> None:
     first, *others = found
     columns = [title, *found, *(f"{name} / {first}" for name in others)]
     rows: list[list[Any]] = []
-    for what, values in found[first].items():
+    for what in found[first]:
         each = [found[name].get(what, []) for name in found]
         middles = [median(values) if values else None for values in each]
         ratios = [m / middles[0] if m is not None and middles[0] else None for m in middles[1:]]
         rows.append([what, *map(_shown, each), *ratios])
-    print_table(f"Medians (rounds); {len(values)} rounds in turn", columns, rows)
+    print_table(f"Medians (rounds); {rounds} rounds in turn", columns, rows)
 
 
 def _shown(values: list[float]) -> str | None:

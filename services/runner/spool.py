@@ -138,7 +138,7 @@ class Spool:
         self._broken = False
         self._compact()
         self.exits = self._open_exits()
-        self._exits: dict[int, Exit] = {}
+        self._seen_exits: dict[int, Exit] = {}
         self._exits_read = {"exits.old": 0, "exits": 0}
 
     # --- steps of an order, in the order in which they happen --------------------------------
@@ -223,8 +223,8 @@ class Spool:
             if lines:
                 self._exits_read[name] = offset + len(lines) + 1
             for line in lines.decode("utf-8", "replace").splitlines():
-                _note_exit(self._exits, line.split())
-        return self._exits
+                _note_exit(self._seen_exits, line.split())
+        return self._seen_exits
 
     def flush(self) -> None:
         """Write what waits for the next line; to be called now and then."""
@@ -375,7 +375,9 @@ class Spool:
             self._rotated_at = max(self.entries, default=0)
             os.rename(self.directory / "exits", old)
             self._exits_read = {"exits.old": self._exits_read["exits"], "exits": 0}
-            self._exits = {o: exit for o, exit in self._exits.items() if o in self.entries}
+            self._seen_exits = {
+                o: exit for o, exit in self._seen_exits.items() if o in self.entries
+            }
             os.close(self.exits)
             self.exits = self._open_exits()
 
