@@ -130,13 +130,17 @@ def launch_of(job: Job) -> Json:
 
 
 def order(job: Job, chosen: Chosen, *, now: float, actor: f.Actor) -> f.JobAssigned:
-    """The order that hands the job to a runner (design.md 7)."""
+    """The order that hands the job to a runner (design.md 7).
+
+    It follows from the job's last fact; from what its request follows from, if that is not on the
+    ledger yet.
+    """
     launch = launch_of(job)
     small = len(msgspec.json.encode(launch)) <= LAUNCH_BYTES
     return f.JobAssigned(
         at=now,
         actor=actor,
-        cause=job.version,
+        cause=job.version or job.request.cause,
         server=chosen.server,
         boot=chosen.boot,
         event=job.event,

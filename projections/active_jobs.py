@@ -90,6 +90,10 @@ class ActiveJobs:
         made = self._made(made_of, sequence)
         return None if made is None else self._assembly.template(made_of, made)
 
+    def prospect(self, request: f.JobRequested) -> Job:
+        """The job that a request will lead to which is not on the ledger yet; its sequence is 0."""
+        return begin(Recorded(0, "", request), self._spec(request, self.position + 1))
+
     def pass_over(self, recorded: Recorded) -> None:
         """Take in a fact of a job that ends before anybody can look at the live ones."""
         self.position = recorded.sequence

@@ -14,7 +14,8 @@ What the server does (tests/services/test_ledger_append.py holds it to that):
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -48,7 +49,9 @@ BATCH_LIMIT = 1000
 
 StoredCopy = Callable[[int, str, bytes], object]
 
+_GUARD_LAST_ID = "Nats-Expected-Last-Msg-Id"
 _GUARD_FAILED = (10071, 10164)
+_NOT_BEHIND = 10070
 _DUPLICATE_IN_BATCH = 10201
 
 
@@ -181,6 +184,7 @@ async def append_fenced(
     facts: Sequence[tuple[str, Fact]],
     term: int,
     *,
+    behind: Collection[str] = (),
     patience: float = PATIENCE,
 ) -> int:
     """Record a leader's decisions, (id, fact) in order, if its term still is the last one.
@@ -188,7 +192,8 @@ async def append_fenced(
     Returns the last fact's sequence. Raises Deposed once `facts.term` has moved on: then any
     number of the first facts may stand. On a single node fewer facts than are worth a batch are
     separate writes; more (and on a replicated stream two or more) stand or fall together, a
-    thousand at a time.
+    thousand at a time. Those with an id in `behind` stand behind the fact before them or not at
+    all, which is no error: they are left out if somebody else's fact came between.
     """
     if not facts:
         raise ValueError("there is nothing to append")
@@ -197,6 +202,9 @@ async def append_fenced(
     enough = ledger.groups.enough if await reading.replicas(ledger) == 1 else 2
     try:
         if len(messages) < enough:
+            for before, message in pairwise(messages):
+                if message.id in behind:
+                    message.headers[_GUARD_LAST_ID] = before.id
             return await _store_pipelined(ledger, messages, term, deadline)
         for start in range(0, len(messages), BATCH_LIMIT):
             batch = messages[start : start + BATCH_LIMIT]
@@ -218,11 +226,12 @@ async def _store_pipelined(
         answers |= await _exchange_each(ledger, missing, deadline)
         for message in messages:
             error = answers.get(message.id, {}).get("error")
-            if error is not None and error.get("err_code") in _GUARD_FAILED:
+            if error is None or error.get("err_code") == _NOT_BEHIND:
+                continue
+            if error.get("err_code") in _GUARD_FAILED:
                 raise _GuardFailed(_last_told(error))
-            if error is not None:
-                raise _refused(error, deadline)
-    return max(_noted(ledger, answer) for answer in answers.values())
+            raise _refused(error, deadline)
+    return max(_noted(ledger, answer) for answer in answers.values() if "seq" in answer)
 
 
 async def _exchange_each(

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -247,10 +247,12 @@ class Ledger:
         with Appending():
             return await appending.append_all(self, facts, expect=expect or {})
 
-    async def append_fenced(self, facts: Sequence[tuple[str, Fact]], term: int) -> int:
+    async def append_fenced(
+        self, facts: Sequence[tuple[str, Fact]], term: int, *, behind: Collection[str] = ()
+    ) -> int:
         """See `append.append_fenced`."""
         with Appending():
-            return await appending.append_fenced(self, facts, term)
+            return await appending.append_fenced(self, facts, term, behind=behind)
 
     async def last_sequence(self, subject: str) -> int:
         """The last sequence of this literal subject; 0 if there is none."""

@@ -8,7 +8,7 @@ domain/completion.py; this module gathers what they depend on.
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from msgspec import structs
 
 from domain import acting, completion, multiplex
 from domain import facts as f
-from domain.dispatch import Chosen, NoServer, Situation, decide_start, order
+from domain.dispatch import Chosen, NoServer, Situation, Start, decide_start, order
 from domain.facts import Json, Recorded
 from domain.job import HOLDS_A_SLOT, WAITING, Job, JobState
 from projections.active_jobs import ActiveJobs
@@ -43,6 +43,9 @@ UNKNOWN_AFTER = 15.0
 STRANGER_AFTER = 3.0
 STRANGER_AGAIN = 60.0
 SWEEP = 1.0
+# Of the jobs that a round requests so many get their server in it: a lone one starts sooner for
+# that, and many due at once do not wait long for the first.
+AT_ONCE = 16
 # A queue's head whose own targets have no server does not block others (execution.md 6.3), but
 # only this many are looked at in one round.
 QUEUE_LOOK = 1000
@@ -215,6 +218,22 @@ class Dispatching:
                 if len(decisions) >= limit:
                     return decisions
         return decisions
+
+    def orders_at_once(self, fires: Iterable[Decision], now: float) -> dict[str, Decision]:
+        """Orders for jobs that this very round requests, by the request's id.
+
+        Of those that need a server and no more. Such an order must not stand without its request.
+        All else is decided once the request is on the ledger; so is this, while older jobs wait to
+        be looked at.
+        """
+        if self._touched or self._freed:
+            return {}
+        requests = ((id, fact) for id, fact in fires if isinstance(fact, f.JobRequested))
+        return {
+            id: order
+            for id, request in islice(requests, AT_ONCE)
+            for order in self._order_at_once(self.jobs.prospect(request), now)
+        }
 
     # --- what to look at -------------------------------------------------------------------
 
@@ -463,23 +482,16 @@ class Dispatching:
                 yield from found
             self._freed.pop(scope, None)
 
+    def _order_at_once(self, job: Job, now: float) -> Iterator[Decision]:
+        """The order for a job that is about to be requested, if it can have one."""
+        waits = job.state is not JobState.READY or self._crowd.waits_for(job.scope)
+        if not waits and not acting.at_start(job):
+            start = self._decide_start(job, now)
+            if isinstance(start, Chosen):
+                yield from self._assign(job, start, now)
+
     def _start(self, job: Job, now: float) -> Iterator[Decision]:
-        running = self.jobs.running(job.scope) + self._taken[job.scope]
-        queued = self.jobs.queued(job.scope) + self._queued[job.scope]
-        situation = Situation(
-            running=running,
-            queued=queued,
-            event=self._event_of(job),
-            ahead=job.state is not JobState.QUEUED and queued > 0,
-        )
-
-        def choose() -> Chosen | multiplex.Eligible | NoServer:
-            if job.spec.multiplex:
-                return self.chooser.eligible(job)
-            return self.chooser.kept(job) or self.chooser.choose(job)
-
-        start = decide_start(job, situation, choose, now=now, actor=self.actor)
-        match start:
+        match start := self._decide_start(job, now):
             case None:
                 waiting = self._starved if job.state is JobState.QUEUED else self._parked
                 waiting[job.scope if job.state is JobState.QUEUED else job.id] = None
@@ -499,6 +511,22 @@ class Dispatching:
             case completion.Result():
                 yield from self._end(job, start, now)
 
+    def _decide_start(self, job: Job, now: float) -> Start:
+        queued = self.jobs.queued(job.scope) + self._queued[job.scope]
+        situation = Situation(
+            running=self.jobs.running(job.scope) + self._taken[job.scope],
+            queued=queued,
+            event=self._event_of(job),
+            ahead=job.state is not JobState.QUEUED and queued > 0,
+        )
+
+        def choose() -> Chosen | multiplex.Eligible | NoServer:
+            if job.spec.multiplex:
+                return self.chooser.eligible(job)
+            return self.chooser.kept(job) or self.chooser.choose(job)
+
+        return decide_start(job, situation, choose, now=now, actor=self.actor)
+
     def _assign(self, job: Job, chosen: Chosen, now: float) -> Iterator[Decision]:
         """Give the job to its server; with start actions, only hold the server for it."""
         self._decided.add(job.id)
@@ -512,7 +540,9 @@ class Dispatching:
             yield from held
         else:
             fact = order(job, chosen, now=now, actor=self.actor)
-            yield f"{job.id}-{job.version}-assigned", fact
+            # The first order has one id, whether it is decided with the request or after it.
+            moved = 0 if job.version == job.sequence else job.version
+            yield f"{job.id}-{moved}-assigned", fact
 
     def _event_of(self, job: Job) -> Json | None:
         version = self.definitions.events.get(job.event)

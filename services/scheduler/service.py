@@ -35,7 +35,7 @@ from services.ledger.secrets import server_secret
 from services.ledger.vault import Vault
 from services.scheduler.acting import Acting, Surroundings
 from services.scheduler.asking import Asking
-from services.scheduler.dispatching import Dispatching
+from services.scheduler.dispatching import Decision, Dispatching
 from services.scheduler.firing import MANY, Firing
 from services.scheduler.launching import answer_launches
 from services.scheduler.leadership import Leadership
@@ -53,7 +53,8 @@ ROUND = 250
 # So many about jobs in a round of many fires: no fewer than runners can start meanwhile, and the
 # last of 2,000 requests stands on the ledger in three quarters of the time.
 WHILE_FIRING = 60
-# The loop's timers know milliseconds only; the last of them before a fire is waited out exactly.
+# The loop's timers know milliseconds only: this long (seconds) before something is due it is
+# decided, and written when it is due, exactly.
 FINEST = 0.0015
 # Limits, silence of servers and deadlines are looked at once a second (execution.md 7.1).
 SWEEP = 1.0
@@ -187,21 +188,25 @@ class Scheduler:
 
     async def _lead(self, term: int) -> None:
         """Decide, append, read back; until somebody else leads."""
+        now = self.clock()
         while self.leadership.term == term:
             if self._disk.is_reached():
                 await self._wait_for_room()
+                now = self.clock()
                 continue
-            decisions = self.decide(self.clock())
+            decisions, behind = self.decide(now)
             if not decisions:
-                await self._pause()
+                now = await self._pause()
                 continue
+            time.sleep(min(max(0.0, now - self.clock()), FINEST))  # noqa: ASYNC251
             try:
-                last = await self.ledger.append_fenced(decisions, term)
+                last = await self.ledger.append_fenced(decisions, term, behind=behind)
                 metrics.recorded(decisions, self.clock())
                 await self.follower.reached(last, SETTLE_TIMEOUT)
             except LedgerUnavailable as error:
                 log.warning(str(error), action="decisions_unknown")
                 await self._settle(term)
+            now = self.clock()
         raise Deposed("a newer term was read")
 
     async def _wait_for_room(self) -> None:
@@ -211,34 +216,46 @@ class Scheduler:
             await asyncio.sleep(SWEEP)
         log.info("the disk has room again", action="disk_has_room")
 
-    def decide(self, now: float) -> list[tuple[str, f.Fact]]:
-        """One round of decisions on the fold as it is; [] when there is nothing to do."""
+    def decide(self, now: float) -> tuple[list[Decision], set[str]]:
+        """One round of decisions on the fold as it is; [] when there is nothing to do.
+
+        And the ids of those that must not stand but behind the one before them.
+        """
         fires = self.firing.decide(now)
         limit = ROUND if len(fires) < MANY else WHILE_FIRING
-        decisions = self.dispatching.decide(now, limit) + fires
+        decisions = self.dispatching.decide(now, limit)
+        orders = self.dispatching.orders_at_once(fires, now)
+        for fire in fires:
+            decisions.append(fire)
+            if fire[0] in orders:
+                decisions.append(orders[fire[0]])
         self.asking.look()
-        return decisions + self.upkeep.decisions(2 * ROUND - len(decisions))
+        decisions += self.upkeep.decisions(2 * ROUND - len(decisions))
+        return decisions, {id for id, _ in orders.values()}
 
-    async def _pause(self) -> None:
-        """Sleep until something was read, something is due, or a second has passed."""
+    async def _pause(self) -> float:
+        """Sleep until something was read, something is due, or a second has passed.
+
+        The time to decide for: a moment before something is due it is decided already.
+        """
         now = self.clock()
         dues = [d for d in (self.firing.next_due(), self.dispatching.next_due()) if d is not None]
-        wait = min([SWEEP, *(due - now for due in dues)])
-        if wait <= FINEST:
-            time.sleep(max(0.0, wait))  # noqa: ASYNC251
+        due = min([now + SWEEP, *dues])
+        if due - now <= FINEST:
             await asyncio.sleep(0)  # a long round of looking must not starve reader and heartbeat
-            return
+            return max(now, due)
         self._woken.clear()
         if self.dispatching.has_work():
-            return
+            return now
         patience = self.dispatching.patience()
         self._crowd_known = patience < math.inf
-        wait = min(wait - FINEST, patience)
+        wait = min(due - now - FINEST, patience)
         alarm = asyncio.get_running_loop().call_later(wait, self._woken.set)
         try:
             await self._woken.wait()
         finally:
             alarm.cancel()
+        return self.clock()
 
     async def _settle(self, term: int) -> None:
         """After an append of unknown outcome: read to the end, then decide from the fold."""

@@ -6,7 +6,7 @@ They are set here, from outside: the services know nothing of them."""
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from domain.facts import Fact
@@ -34,7 +34,8 @@ RUNNER: dict[str, tuple[Any, str, str]] = {
 """What is replaced for each moment: (owner, name, when)."""
 
 LEADER = {
-    "between fires": ("JobRequested", 1),
+    "between a fire and its order": ("JobRequested", 1),
+    "between fires": ("JobRequested", 2),
     "between parent and children": ("JobFannedOut", 1),
     "between the children": ("JobFannedOut", 2),
     "between end and retry": ("JobCompleted", 1),
@@ -78,7 +79,9 @@ def arm_leader(moment: str) -> None:
     original = Ledger.append_fenced
     seen = 0
 
-    async def dying(ledger: Ledger, facts: Sequence[tuple[str, Fact]], term: int) -> int:
+    async def dying(
+        ledger: Ledger, facts: Sequence[tuple[str, Fact]], term: int, *, behind: Collection[str]
+    ) -> int:
         nonlocal seen
         last = 0
         for decision in facts:

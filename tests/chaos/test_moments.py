@@ -140,7 +140,7 @@ def test_a_leader_that_dies_between_two_facts_leaves_nothing_undone(
     once = [{"type": "interval", "enabled": True, "start": begin, "duration": 3600}]
     more: dict[str, Any] = {"targets": [here, "second"]}
     match moment:
-        case "between fires":
+        case "between fires" | "between a fire and its order":
             more["triggers"] = once
         case "between end and retry":
             more["limits"] = [{"type": "retry", "enabled": True, "amount": 1, "duration": 0}]

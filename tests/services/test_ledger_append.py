@@ -229,6 +229,29 @@ class TestTheFence:
         assert all(r.sequence <= begun for r in await everything(ledger))
         assert any(isinstance(result, Deposed) for result in results) or begun == await ledger.end()
 
+    @pytest.mark.parametrize("count", [2, 50])
+    async def test_what_must_stand_behind_another_does(self, ledger: Ledger, count: int) -> None:
+        mine = await ledger.append(term("a"), id="t1", expect=0)
+        facts = [(f"i{n}", abort(f"j{n}")) for n in range(count)]
+
+        last = await ledger.append_fenced(facts, mine, behind={f"i{count - 1}"})
+
+        assert last == mine + count
+        assert [r.fact for r in await everything(ledger)][1:] == [fact for _, fact in facts]
+
+    async def test_what_must_stand_behind_another_is_left_out_if_something_is_between(
+        self, ledger: Ledger
+    ) -> None:
+        mine = await ledger.append(term("a"), id="t1", expect=0)
+        first = await ledger.append_fenced([("i1", abort("j1"))], mine)
+        between = await ledger.append(tick(1), id="somebody-else")
+        pair = [("i1", abort("j1")), ("i2", abort("j2"))]
+
+        assert await ledger.append_fenced(pair, mine, behind={"i2"}) == first
+        assert await ledger.end() == between
+
+        assert await ledger.append_fenced(pair[1:], mine) == between + 1  # decided anew
+
     async def test_writing_nothing_is_a_mistake(self, ledger: Ledger) -> None:
         with pytest.raises(ValueError, match="nothing"):
             await ledger.append_fenced([], 1)

@@ -418,6 +418,53 @@ async def test_a_fire_comes_on_time_once(stack: Stack) -> None:
     assert all(x.at - x.now < 0.5 for x in fires)
 
 
+async def test_a_fire_and_the_order_for_its_job_are_decided_together(stack: Stack) -> None:
+    async with stack.scheduler():
+        await stack.define(triggers=[_each_second()])
+        await stack.book.until("two orders", lambda: len(stack.book.of(f.JobAssigned)) >= 2)
+    requests, orders = stack.book.of(f.JobRequested), stack.book.of(f.JobAssigned)
+    for request, order in list(zip(requests, orders, strict=False))[:2]:
+        assert order.sequence == request.sequence + 1
+        assert (order.fact.at, order.fact.cause) == (request.fact.at, request.fact.cause)
+
+
+_ONE: Json = {"type": "job", "enabled": True, "amount": 1}
+_QUEUE: Json = {"type": "queue", "enabled": True, "amount": 1}
+_STARTS: Json = {"type": "run_event", "condition": "start", "enabled": True, "event_id": "e2"}
+
+
+@pytest.mark.parametrize(
+    ("number", "more", "expected"),
+    [
+        pytest.param(0, {"targets": ["nowhere"]}, "JobCompleted", id="no server"),
+        pytest.param(0, {"actions": [_STARTS]}, "JobStarting", id="start actions"),
+        pytest.param(0, {"algo": "multiplex"}, "JobFannedOut", id="many servers"),
+        pytest.param(1, {"limits": [_ONE]}, "JobCompleted", id="no slot"),
+        pytest.param(1, {"limits": [_ONE, _QUEUE]}, "JobQueued", id="a queue"),
+    ],
+)
+async def test_a_fire_whose_job_needs_more_than_a_server_is_decided_as_a_request(
+    stack: Stack, number: int, more: Json, expected: str
+) -> None:
+    stack.runner.hold = True
+    async with stack.scheduler():
+        await stack.define(triggers=[_each_second()], **more)
+        fires = partial(_facts_of_fires, stack.book)
+        await stack.book.until(expected, lambda: [*fires(), [], []][number][1:])
+    kinds = [recorded.fact.kind for recorded in fires()[number]]
+    assert kinds[:2] == ["JobRequested", expected]
+
+
+def _each_second() -> Json:
+    return {"type": "interval", "enabled": True, "start": int(time.time()), "duration": 1}
+
+
+def _facts_of_fires(book: Ledgerbook) -> list[list[Recorded]]:
+    """What stands on the ledger of each fire's job."""
+    jobs = [r.fact.job for r in book.facts if isinstance(r.fact, f.JobRequested) and r.fact.fire]
+    return [[r for r in book.facts if getattr(r.fact, "job", None) == job] for job in jobs]
+
+
 async def test_two_schedulers_never_both_decide(stack: Stack) -> None:
     async with stack.scheduler(), stack.scheduler():
         await stack.define()
