@@ -30,6 +30,7 @@ from services.scheduler.choosing import Chooser
 from services.scheduler.crowd import Crowd
 from services.scheduler.limiting import Limiting
 from services.scheduler.stages import Stages
+from services.scheduler.strangers import Strangers
 from services.settings import Settings
 
 Decision = tuple[str, f.Fact]
@@ -38,10 +39,6 @@ Decision = tuple[str, f.Fact]
 SILENT = 10.0
 # A runner that has read an order for this long and does not know the job never will.
 UNKNOWN_AFTER = 15.0
-# A report may still be on its way: only a runner that insists this long is told to end the job,
-# and told again if it goes on.
-STRANGER_AFTER = 3.0
-STRANGER_AGAIN = 60.0
 SWEEP = 1.0
 # Of the jobs that a round requests so many get their server in it: a lone one starts sooner for
 # that, and many due at once do not wait long for the first.
@@ -85,8 +82,7 @@ class Dispatching:
         self._taken: Counter[str] = Counter()
         self._queued: Counter[str] = Counter()
         self._decided: set[str] = set()
-        self._strangers_seen: dict[tuple[str, str, int], float] = {}
-        self._to_kill: list[tuple[str, str, int]] = []
+        self._strangers = Strangers(jobs.jobs)
 
     def begin(self, actor: f.Actor, now: float) -> None:
         """Look at everything once: a new term."""
@@ -98,8 +94,7 @@ class Dispatching:
         self._starved.clear()
         self._flushes.clear()
         self._timers.clear()
-        self._strangers_seen.clear()
-        self._to_kill.clear()
+        self._strangers.clear()
         self._swept = 0.0
         self._fleet_changed = True
         self.chooser.begin()
@@ -150,27 +145,10 @@ class Dispatching:
         changed = self.chooser.heard(message)
         self._fleet_changed = self._fleet_changed or changed
         server, held = str(message.get("server")), message.get("jobs") or {}
-        self._note_strangers(server, held)
+        self._strangers.hear(server, held, self.chooser.ticks())
         pushed = self.stages.heard(server, held)
         self._touched |= dict.fromkeys(pushed)
-        return changed or bool(self._to_kill or pushed)
-
-    def _note_strangers(self, server: str, held: Json) -> None:
-        """Jobs that a runner still runs although they are over: it was lost and came back."""
-        now = self.chooser.ticks()
-        seen: dict[tuple[str, str, int], float] = {}
-        for id, telemetry in held.items():
-            order = int(telemetry.get("order") or 0)
-            job = self.jobs.jobs.get(id)
-            if job is not None and job.order == order:
-                continue
-            key = (server, id, order)
-            seen[key] = self._strangers_seen.get(key, now)
-            if seen[key] <= now - STRANGER_AFTER:
-                self._to_kill.append(key)
-                seen[key] = now + STRANGER_AGAIN
-        others = {k: v for k, v in self._strangers_seen.items() if k[0] != server}
-        self._strangers_seen = others | seen
+        return changed or bool(self._strangers or pushed)
 
     def listen_again(self) -> None:
         """The connection was lost: silence until now says nothing about the servers."""
@@ -182,7 +160,7 @@ class Dispatching:
             self._touched
             or self._freed
             or self._flushes
-            or self._to_kill
+            or self._strangers
             or self._fleet_changed
             or self.jobs.owed
             or self.patience() <= 0
@@ -256,12 +234,13 @@ class Dispatching:
         self._fleet_changed = self._fleet_changed or bool(self._parked or self._starved)
         SERVERS_LOST.inc(len(self.chooser.newly_lost(self.settings.server_timeout)))
         for server in list(self.jobs.by_server):
-            if not self.chooser.silent(server, SILENT) and not self._strangers(server):
+            if not self.chooser.silent(server, SILENT) and not self._are_unknown_to(server):
                 continue
             for id in self.jobs.by_server[server]:
                 self._touched[id] = None
 
-    def _strangers(self, server: str) -> bool:
+    def _are_unknown_to(self, server: str) -> bool:
+        """Whether this server does not know one of the jobs that it was given."""
         return any(
             self.chooser.unknown_for(self.jobs.jobs[id]) > UNKNOWN_AFTER
             for id in self.jobs.by_server[server]
@@ -296,8 +275,7 @@ class Dispatching:
 
     def _kill_strangers(self, now: float) -> Iterator[Decision]:
         """Order the end of processes whose jobs were declared lost (design.md 6)."""
-        while self._to_kill:
-            server, id, number = self._to_kill.pop()
+        for server, id, number in self._strangers.take():
             fact = f.JobAbortOrdered(
                 at=now,
                 actor=self.actor,
