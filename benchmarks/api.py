@@ -5,7 +5,8 @@
 
 Without --url it measures an installation of its own. With it, any server that speaks this API,
 on which it makes events and deletes them again; with a peer both, row by row in turn, and the
-ratio of their rates. Each client sends its next call when it has the reply to the last one. `CPU`
+ratio of their rates. Each client sends its next call when it has the reply to the last one; one
+client alone has a blocking socket, so that little of the time is its own. `CPU`
 is what the gateway used per call, where that is known: it says more on a busy machine.
 
 `run_event` shows acceptance alone: the event runs one job at a time, which sleeps, so what is
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from client import BadReply, Client, Json, run
+from client import BadReply, Client, Json, Wire, run
 from stack import (
     SHORT,
     Stack,
@@ -131,11 +132,18 @@ async def rate(subject: Subject, call: Call, clients: int, seconds: float) -> Js
                 took.append(1000 * (time.perf_counter() - began))
             sizes.append(client.size)
 
+    async def ask_alone() -> None:
+        with Wire(subject.stack) as wire:
+            while (began := time.perf_counter()) < end or not took:
+                wire.raw(*call(subject, next(numbers)))
+                took.append(1000 * (time.perf_counter() - began))
+            sizes.append(wire.size)
+
     cpu, began = subject.stack.cpu().get("gateway"), time.perf_counter()
     end = began + seconds
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
-            group.create_task(ask())
+            group.create_task(ask() if clients > 1 else ask_alone())
     per_second = len(took) / (time.perf_counter() - began)
     used = None if cpu is None else 1e6 * (subject.stack.cpu()["gateway"] - cpu) / len(took)
     return {

@@ -113,32 +113,65 @@ def request(server: Address, name: str, body: Json | None) -> bytes:
     return head.encode() + content
 
 
+def checked(name: str, reply: bytes) -> bytes:
+    """The reply to a call, of which no more is decoded than its code; BadReply unless it is 0."""
+    try:
+        outcome = _OUTCOME.decode(reply)
+    except msgspec.DecodeError:
+        raise BadReply(f"{name}: {reply[:80]!r}") from None
+    if outcome.code != 0:
+        raise BadReply(f"{name}: {outcome.code} {outcome.description}")
+    return reply
+
+
 class Wire:
-    """A connection that blocks: on an idle machine an event loop takes as long as half a server."""
+    """A connection that blocks, for one client: a loop for many would take time of its own."""
 
     def __init__(self, server: Address) -> None:
-        self._socket = socket.create_connection((server.host, server.port), PATIENCE)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._server = server
+        self._socket: socket.socket | None = None
+        self.size = 0
+        """Bytes of the last reply."""
 
     def __enter__(self) -> "Wire":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self._close()
+
+    def raw(self, name: str, body: Json | None = None) -> bytes:
+        """As Client.raw."""
+        return checked(name, self.ask(request(self._server, name, body))[0].body)
 
     def ask(self, request: bytes) -> tuple[Reply, float, float]:
         """The reply, and when request and reply were there: in Unix seconds.
 
         Raises BadReply, or OSError.
         """
-        data, began = b"", time.time()
-        self._socket.sendall(request)
+        wire, data, began = self._connected(), b"", time.time()
+        wire.sendall(request)
         while True:
-            came = self._socket.recv(_MUCH)
+            came = wire.recv(_MUCH)
             at, data = time.time(), data + came
             reply = parse_reply(data, ended=not came)
             if reply is not None:
-                return reply, began, at
+                break
+        self.size = reply.size
+        if not came or reply.headers.get(b"connection", b"").lower() == b"close":
+            self._close()
+        return reply, began, at
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            address = self._server.host, self._server.port
+            self._socket = socket.create_connection(address, PATIENCE)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._socket
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 class _Connection(asyncio.Protocol):
@@ -207,14 +240,7 @@ class Client:
 
     async def raw(self, name: str, body: Json | None = None) -> bytes:
         """As `call`, the reply's bytes, of which no more is decoded than its code."""
-        raw = await self.text(name, body)
-        try:
-            outcome = _OUTCOME.decode(raw)
-        except msgspec.DecodeError:
-            raise BadReply(f"{name}: {raw[:80]!r}") from None
-        if outcome.code != 0:
-            raise BadReply(f"{name}: {outcome.code} {outcome.description}")
-        return raw
+        return checked(name, await self.text(name, body))
 
     async def text(self, name: str, body: Json | None = None) -> bytes:
         """As `raw`, whatever the reply is."""
