@@ -7,7 +7,8 @@ reported as OutcomeUnknown (design.md 3.1).
 
 What the server does (tests/services/test_ledger_append.py holds it to that):
 - a repeated id is answered with the first copy's sequence; but on a guarded subject the guard is
-  looked at first, so a repetition may be answered "wrong last sequence";
+  looked at first, so a repetition may be answered "wrong last sequence"; not so where the guard is
+  on the id of the last message: only what is not stored is refused for that;
 - in an atomic batch a repeated id refuses the whole batch (10201);
 - a batch holds at most 1,000 messages; a guard in it is checked against the stream as it was.
 """

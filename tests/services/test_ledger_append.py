@@ -307,6 +307,22 @@ class TestLostAnswers:
         assert await self.lose_the_answer(cable, write) == mine + count
         assert [r.fact for r in await everything(ledger)][1:] == [fact for _, fact in facts]
 
+    async def test_what_stands_behind_another_is_found_though_its_repetition_would_not(
+        self, ledger: Ledger, far: Ledger, cable: Cable
+    ) -> None:
+        mine = await far.append(term("a"), id="t1", expect=0)
+        await far.end()
+        cable.deafen()
+        pair = [("i1", abort("j1")), ("i2", abort("j2"))]
+        write = asyncio.create_task(far.append_fenced(pair, mine, behind={"i2"}))
+        async with asyncio.timeout(5):
+            while await ledger.end() < mine + 2:
+                pass
+        await ledger.append(tick(1), id="somebody-else")
+
+        assert await self.lose_the_answer(cable, write) == mine + 2
+        assert await ledger.end() == mine + 3
+
     async def test_a_guard_that_failed_behind_a_lost_answer_is_told(
         self, ledger: Ledger, far: Ledger, cable: Cable
     ) -> None:
