@@ -6,8 +6,8 @@
 Without --url it measures an installation of its own. With it, any server that speaks this API,
 on which it makes events and deletes them again; with a peer both, row by row in turn, and the
 ratio of their rates. Each client sends its next call when it has the reply to the last one; one
-client alone has a blocking socket, so that little of the time is its own. `CPU`
-is what the gateway used per call, where that is known: it says more on a busy machine.
+client alone has a blocking socket, so that little of the time is its own. `CPU` is what the gateway
+used per call, where that is known: it says more on a busy machine.
 
 `run_event` shows acceptance alone: the event runs one job at a time, which sleeps, so what is
 requested waits in the queue. `run_event, jobs run` has them run meanwhile, eight at a time.

@@ -9,6 +9,7 @@ import json
 import socket
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -54,6 +55,10 @@ _OUTCOME = msgspec.json.Decoder(_Outcome)
 
 class BadReply(RuntimeError):
     """A reply that says no, or that is none."""
+
+
+class _Closed(BadReply):
+    """The connection ended before anything of a reply came."""
 
 
 def parse_reply(data: bytes, *, ended: bool = False) -> Reply | None:
@@ -146,13 +151,25 @@ class Wire:
     def ask(self, request: bytes) -> tuple[Reply, float, float]:
         """The reply, and when request and reply were there: in Unix seconds.
 
+        Asks once more on a new connection if the old one was closed before any reply to this.
         Raises BadReply, or OSError.
         """
-        wire, data, began = self._connected(), b"", time.time()
+        if self._socket is not None:
+            with suppress(_Closed, ConnectionError):
+                return self._exchange(self._socket, request)
+        self._close()
+        self._socket = socket.create_connection((self._server.host, self._server.port), PATIENCE)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._exchange(self._socket, request)
+
+    def _exchange(self, wire: socket.socket, request: bytes) -> tuple[Reply, float, float]:
+        data, began = b"", time.time()
         wire.sendall(request)
         while True:
             came = wire.recv(_MUCH)
             at, data = time.time(), data + came
+            if not data:
+                raise _Closed("The connection was closed before any reply.")
             reply = parse_reply(data, ended=not came)
             if reply is not None:
                 break
@@ -160,13 +177,6 @@ class Wire:
         if not came or reply.headers.get(b"connection", b"").lower() == b"close":
             self._close()
         return reply, began, at
-
-    def _connected(self) -> socket.socket:
-        if self._socket is None:
-            address = self._server.host, self._server.port
-            self._socket = socket.create_connection(address, PATIENCE)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self._socket
 
     def _close(self) -> None:
         if self._socket is not None:

@@ -5,7 +5,7 @@
 One trivial job at a time on an idle installation. The stages are read off the ledger: when NATS
 stored each fact, and what the runner noted of the process. Half of the jobs are waited for
 (`run_event/wait`): their reply is when a client sees the end. Milliseconds after the request,
-which comes from a blocking socket: the client's own work is no part of it.
+which comes from a blocking socket: little of the time is the client's own.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from statistics import median
 
-from client import Client, Json, Wire, request, run
+from client import Client, Json, Wire, checked, request, run
 from stack import Stack, event, facts, machine, percentile, print_table, running, write_json
 
 PAUSE = 0.15
@@ -44,7 +44,7 @@ async def measure(stack: Stack, jobs: int) -> dict[str, list[float]]:
                 asked = request(stack, f"run_event/v1{wait}", {"id": "lone"})
                 await asyncio.sleep(PAUSE)
                 reply, began, at = wire.ask(asked)
-                told = json.loads(reply.body)
+                told = json.loads(checked("run_event", reply.body))
                 found[f"reply of run_event{wait}"].append(1000 * (at - began))
                 sent[told["job"]["id"] if wait else told["id"]] = began
         await asyncio.sleep(1.0)

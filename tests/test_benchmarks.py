@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import socket
+import threading
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +53,25 @@ def test_a_reply_without_a_length_ends_with_its_connection(program: Any) -> None
 
 def test_a_reply_without_a_body_is_whole_with_its_head(program: Any) -> None:
     assert program("client").parse_reply(b"HTTP/1.1 204 No Content\r\n\r\n").body == b""
+
+
+def test_a_lone_client_asks_again_where_the_server_closed_its_connection(program: Any) -> None:
+    """Any server may, after any reply, and need not say so."""
+    client = program("client")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            for _ in range(3):
+                with listening.accept()[0] as connection:
+                    assert connection.recv(1000).startswith(b"GET /api/app/ping/v1 HTTP/1.1")
+                    connection.sendall(REPLIES["a length"])
+
+        server = threading.Thread(target=serve)
+        server.start()
+        host, port = listening.getsockname()
+        with client.Wire(SimpleNamespace(host=host, port=port, key="k")) as wire:
+            assert [wire.raw("ping/v1") for _ in range(3)] == [BODY] * 3
+        server.join()
 
 
 @pytest.mark.parametrize("data", REPLIES.values(), ids=REPLIES.keys())

@@ -198,7 +198,8 @@ class Scheduler:
             if not decisions:
                 now = await self._pause()
                 continue
-            time.sleep(min(max(0.0, now - self.clock()), FINEST))  # noqa: ASYNC251
+            if (early := now - self.clock()) > 0:
+                time.sleep(min(early, FINEST))  # noqa: ASYNC251 - the loop's timers are coarser
             try:
                 last = await self.ledger.append_fenced(decisions, term, behind=behind)
                 metrics.recorded(decisions, self.clock())
