@@ -4,13 +4,12 @@ Made as soon as the job's document is, since thousands of documents that wait to
 more memory than their text. Knows the columns of projections/store.py and no database.
 """
 
-import json
 from typing import Any
 
 from msgspec import Struct
 
 from domain.facts import Json
-from projections.revisions import to_text
+from projections.revisions import from_text, to_text
 
 # What a list leaves out unless it is asked to be verbose (api.md 4.4).
 PRUNED = tuple(
@@ -34,8 +33,7 @@ class FinalRecord(Struct, frozen=True, gc=False):
 
     def document(self) -> Json:
         """The document that it was made of, anew."""
-        document: Json = json.loads(whole(self.row[-2], self.row[-1]))
-        return document
+        return from_text(whole(self.row[-2], self.row[-1]))
 
 
 def final_record(id: str, document: Json) -> FinalRecord:

@@ -5,7 +5,6 @@ in the tables of projections/store.py and answers questions about them. It knows
 jobs' results (history.py), and of access limits only what its callers pass in.
 """
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from domain.ids import base36
 from projections.search import Calendar, Where, activity_where, all_of
 
 _ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Json)
 _WORDS = re.compile(r"\w+")
 _END_OF_TIME = 1e11  # Unix seconds; what comes after it has no date
 _EVENT_ACTIONS = ("event_create", "event_update", "event_delete")
@@ -76,6 +76,11 @@ class Activity:
 def to_text(value: Json) -> str:
     """JSON as rows are stored and sent: compact, in UTF-8."""
     return _ENCODER.encode(value).decode()
+
+
+def from_text(text: str) -> Json:
+    """What `to_text` wrote."""
+    return _DECODER.decode(text)
 
 
 def row_id(prefix: str, at: float, sequence: int) -> str:
@@ -271,7 +276,7 @@ class Revisions:
         ).fetchone()
         if row is None or row[0] == "event_delete":
             return None
-        event_then: Json = json.loads(row[1])["event"]
+        event_then: Json = from_text(row[1])["event"]
         return event_then
 
     def event_revision(self, event: str, revision: int) -> Json | None:
@@ -281,7 +286,7 @@ class Revisions:
             "AND revision = ? ORDER BY sequence DESC LIMIT 1",
             (event, revision),
         ).fetchone()
-        return None if row is None else json.loads(row[0])["event"]
+        return None if row is None else from_text(row[0])["event"]
 
     def search_activity(
         self,
