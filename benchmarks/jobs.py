@@ -5,7 +5,7 @@
 
 A trivial shell job; a limit of 0 lets all run at once; medians of the rounds. CPU comes from the
 kernel's counters, facts from the ledger's sequence. `of bare` compares with how often this machine
-starts the same script with nothing around it: posix_spawn, two at a time, in the same round.
+starts the same script with nothing around it: posix_spawn, two at a time, before and after.
 
 With a peer (any server that speaks this API) both run in turn, and the ratio is printed; the CPU of
 a peer on this machine is that of the process tree of --peer-pid. --url, --key and --pid put another
@@ -20,7 +20,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from client import BadReply, Client, Json, run
 from stack import (
@@ -36,7 +36,7 @@ from stack import (
     write_json,
 )
 
-BARE = 300
+BARE = 1000
 
 
 async def throughput(stack: Stack, limit: int, jobs: int, clients: int) -> Json:
@@ -107,10 +107,10 @@ async def measure(stacks: list[Stack], args: argparse.Namespace) -> list[Json]:
     rounds: dict[tuple[int, int], list[Json]] = {}
     for _ in range(args.rounds):
         for limit in limits:
-            alone = bare()
             for number, stack in enumerate(stacks):
+                before = bare()
                 row = await throughput(stack, limit, args.jobs, args.clients)
-                row["of_bare"] = row["jobs_per_second"] / alone
+                row["of_bare"] = row["jobs_per_second"] / fmean((before, bare()))
                 rounds.setdefault((number, limit), []).append(row | {"server": number})
     return [medians(rows) for rows in rounds.values()]
 

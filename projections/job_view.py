@@ -164,7 +164,7 @@ def _result(run: ActionRun) -> Json:
 
 
 def without_places(record: Json) -> Json:
-    """A job's record that tells of no file where its bytes are: that is nobody's business."""
+    """A copy of a job's record that tells of no file where its bytes are: nobody's business."""
     shown = dict(record)
     if "files" in record:
         shown["files"] = shown_files(record["files"])

@@ -167,7 +167,10 @@ async def filled(gateway: "Gateway", record: Json) -> Json:
 
 def shown_record(record: Json) -> Json:
     """A stored record without its internal keys, and without the places of its files' bytes."""
-    return without_places({k: v for k, v in record.items() if k not in _INTERNAL})
+    shown = without_places(record)
+    for key in _INTERNAL:
+        shown.pop(key, None)
+    return shown
 
 
 def shown_rows(rows: Iterable[str], select: Sequence[str] | None = None) -> list[bytes]:
