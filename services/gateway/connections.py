@@ -32,6 +32,8 @@ MOST_FIELDS = 100
 # A client that takes less than this many bytes of its reply in so many seconds is dropped.
 READ_PATIENCE = 30.0
 SLOWEST_READER = 16 * 1024
+# A reply's head and a body of less than this become one: to copy it costs less than two writes.
+_COPIED = 16 * 1024
 
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -105,7 +107,11 @@ class Exchange(RequestResponseCycle):
         self.response_started, self.chunked_encoding = True, chunked
         if self.disconnected:
             return
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, body))
+        head = b"%b%b\r\n" % (STATUS_LINE[status], head)
+        if len(body) < _COPIED:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
         if not more:
             self.response_complete = True
             self.message_event.set()
