@@ -55,6 +55,17 @@ class Exchange(RequestResponseCycle):
 
     _start: HTTPResponseStartEvent | None = None
 
+    async def run_asgi(self, app: Any) -> None:
+        """Have the application answer.
+
+        What is offered to it leads back here. Let go of, all of this is freed at once; otherwise
+        it waits for the search for garbage, which then holds up a call every few hundred calls.
+        """
+        try:
+            await super().run_asgi(app)
+        finally:
+            self.scope.pop("extensions", None)
+
     async def send(self, message: ASGISendEvent) -> None:
         """Take a part of the reply, as ASGI says."""
         if message["type"] == "http.response.start" and not self.response_started:

@@ -345,6 +345,7 @@ class JobOutput:
         """Let go of the files; stdout's and stderr's own are the spool's to delete."""
         if self._pipe is not None:
             self._pipe.close()
+            self._pipe = None
         for file in (self.out, self._err, self._texts):
             if file is not None:
                 file.close()

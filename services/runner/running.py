@@ -540,6 +540,7 @@ class Run:
         entry, spool = self.entry, self._desk.spool
         if self.output is not None:
             self.output.close()
+            self.output = None  # it leads back here: all is freed now, no search for garbage needed
         self._desk.holding.discard(self)
         spool.reported(entry.order)
         self._done(self)
