@@ -1,0 +1,91 @@
+"""What is done again and again is freed when it is over, not by Python's search for cycles.
+
+Such a search holds up whatever comes just then, for some milliseconds (services/pauses.py).
+"""
+
+import asyncio
+import contextlib
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.gateway.connections import GuardedProtocol
+from services.gateway.run import http_server, listening
+from services.ledger.connection import Ledger
+from tests.services.gateway_kit import EVENT, Api, running_gateway
+from tests.services.runner_bench import bench, running
+
+_SCRIPT = "echo out; echo err >&2; until [ -e {gate} ]; do sleep 0.01; done"
+
+
+@pytest.fixture(autouse=True)
+def no_search() -> Iterator[None]:
+    """Nothing looks for cycles meanwhile."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def test_a_job_that_is_reported_is_freed(ledger: Ledger, tmp_path: Path) -> None:
+    async with bench(ledger) as scheduler, running(scheduler, tmp_path) as runner:
+        gates = [tmp_path / "first", tmp_path / "second"]
+        orders = [
+            await scheduler.script(_SCRIPT.format(gate=gate), job=gate.name) for gate in gates
+        ]
+        await asyncio.gather(*map(scheduler.started, orders))
+        run = runner.runs["first"]
+        parts = [weakref.ref(run), weakref.ref(run.output)]
+        del run
+        gates[0].touch()
+        assert (await scheduler.finished(orders[0])).code == 0
+        await scheduler.until(lambda: not _left(parts), "the first job is still there")
+        gates[1].touch()
+        await scheduler.finished(orders[1])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("get_events/v1", None), ("get_job/v1?id=jnone", None), ("create_event/v1", EVENT)],
+)
+async def test_a_request_that_is_answered_is_freed(
+    ledger: Ledger, tmp_path: Path, path: str, body: dict[str, Any] | None
+) -> None:
+    async with running_gateway(ledger, tmp_path) as api, _served(api) as (client, protocols):
+        url = f"/api/app/{path}"
+        await (client.get(url) if body is None else client.post(url, json=body))
+        answered = weakref.ref(protocols().cycle)
+        assert answered() is not None  # as the connection's last
+        await client.get("/api/app/ping/v1")
+        assert not _left([answered])
+
+
+@contextlib.asynccontextmanager
+async def _served(api: Api) -> Any:
+    """A client on one connection, and what gives the server's end of it."""
+    with listening("127.0.0.1", 0) as listener:
+        server = http_server(api.gateway)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+
+        def protocol() -> GuardedProtocol:
+            (only,) = server.server_state.connections
+            assert isinstance(only, GuardedProtocol)
+            return only
+
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            async with httpx.AsyncClient(base_url=url, headers=api.client.headers) as client:
+                yield client, protocol
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def _left(parts: list[Any]) -> list[object]:
+    return [part() for part in parts if part() is not None]
