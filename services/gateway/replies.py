@@ -27,7 +27,7 @@ AT_ONCE = "jobledger.at_once"
 # Below this a compressed reply is hardly smaller; above the other it is packed off the loop.
 _WORTH_PACKING = 1024
 _PACK_ASIDE = 512 * 1024
-# Has zlib write a gzip member.
+# Has a whole gzip member written.
 _GZIP = 16 + isal_zlib.MAX_WBITS
 
 encode = msgspec.json.Encoder().encode

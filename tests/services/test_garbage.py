@@ -20,7 +20,8 @@ from services.ledger.connection import Ledger
 from tests.services.gateway_kit import EVENT, Api, running_gateway
 from tests.services.runner_bench import bench, running
 
-_SCRIPT = "echo out; echo err >&2; until [ -e {gate} ]; do sleep 0.01; done"
+# Waits for a file, but not for ever: a job outlives a test that fails.
+_SCRIPT = "echo out; echo err >&2; for _ in $(seq 1000); do [ -e {gate} ] && exit; sleep 0.01; done"
 
 
 @pytest.fixture(autouse=True)
