@@ -55,6 +55,34 @@ def test_a_reply_without_a_body_is_whole_with_its_head(program: Any) -> None:
     assert program("client").parse_reply(b"HTTP/1.1 204 No Content\r\n\r\n").body == b""
 
 
+@pytest.mark.parametrize("length", [3, 100, 10_000])
+def test_replies_that_come_in_pieces_are_told_apart(program: Any, length: int) -> None:
+    """Long ones before short ones, in the same memory."""
+    long = b"x" * 700_000
+    told = HEAD + b"Content-Length: %d\r\n\r\n" % len(long) + long
+    gathering = program("client").Gathering()
+
+    for data, body in [(told, long), *((data, BODY) for data in REPLIES.values()), (told, long)]:
+        gathering.begin()
+        *some, last = [data[at : at + length] for at in range(0, len(data), length)]
+        assert not any(gathering.add(piece) for piece in some)
+        reply = gathering.add(last)
+        assert (reply.body, reply.size) == (body, len(data))
+    gathering.begin()
+    assert gathering.add(HEAD + b"\r\n" + BODY) is None
+    assert gathering.add(b"", ended=True).body == BODY
+
+
+def test_a_reply_that_says_no_is_no_reply_however_it_begins(program: Any) -> None:
+    client = program("client")
+
+    for fine in (b'{"code":0}', b' {"code": 0, "rows": []}', b'{"rows":[],"code":0}'):
+        assert client.checked("ping", fine) == fine
+    for bad in (b'{"code":1}', b'{"code":"api"}', b'{"code":0.5}', b'{"code":01}', b"<html>", b""):
+        with pytest.raises(client.BadReply):
+            client.checked("ping", bad)
+
+
 def test_a_lone_client_asks_again_where_the_server_closed_its_connection(program: Any) -> None:
     """Any server may, after any reply, and need not say so."""
     client = program("client")
