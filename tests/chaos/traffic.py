@@ -98,15 +98,16 @@ class Traffic:
     def stop(self) -> Record:
         """No more commands; the clockwork stops as well, once it goes again after the last blow.
 
-        What was due while nobody led is requested later, and ends if its event is disabled by then.
+        What was due while nobody led is requested later, and what a killed runner had not begun is
+        given out again; both end without a process if their event is disabled by then.
         """
         self._over.set()
         for thread in self._threads:
             thread.join()
-        now = int(time.time())
+        due = set(range(self.first_due, int(time.time()) + INTERVAL, INTERVAL))
         eventually(
-            lambda: max(self.record.fires(), default=0) >= now,
-            "the clockwork goes on",
+            lambda: due <= self.record.fires().keys(),
+            "every fire has run, and the clockwork goes on",
             2 * PATIENCE,
         )
         self.last_due = int(time.time())
