@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 
 from domain.facts import Fact, LedgerFounded, Recorded
 from services.gateway.app import create_app
 from services.gateway.gateway import Gateway
+from services.gateway.run import http_server, listening
 from services.ledger.connection import Ledger
 from services.ledger.founding import found
 from services.ledger.secrets import server_secret
@@ -107,3 +109,16 @@ async def running_gateway(ledger: Ledger, data_dir: Path) -> AsyncIterator[Api]:
         with contextlib.suppress(asyncio.CancelledError):
             await following
         await gateway.views.close()
+
+
+@contextlib.asynccontextmanager
+async def over_http(api: Api) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    """The gateway's own HTTP server, and the free port that it has."""
+    with listening("127.0.0.1", 0) as listener:
+        server = http_server(api.gateway)
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield server, listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await running

@@ -4,7 +4,6 @@ Such a search holds up whatever comes just then, for some milliseconds (services
 """
 
 import asyncio
-import contextlib
 import gc
 import weakref
 from collections.abc import Iterator
@@ -15,9 +14,8 @@ import httpx
 import pytest
 
 from services.gateway.connections import GuardedProtocol
-from services.gateway.run import http_server, listening
 from services.ledger.connection import Ledger
-from tests.services.gateway_kit import EVENT, Api, running_gateway
+from tests.services.gateway_kit import EVENT, over_http, running_gateway
 from tests.services.runner_bench import bench, running
 
 # Waits for a file, but not for ever: a job outlives a test that fails.
@@ -58,34 +56,16 @@ async def test_a_job_that_is_reported_is_freed(ledger: Ledger, tmp_path: Path) -
 async def test_a_request_that_is_answered_is_freed(
     ledger: Ledger, tmp_path: Path, path: str, body: dict[str, Any] | None
 ) -> None:
-    async with running_gateway(ledger, tmp_path) as api, _served(api) as (client, protocols):
-        url = f"/api/app/{path}"
-        await (client.get(url) if body is None else client.post(url, json=body))
-        answered = weakref.ref(protocols().cycle)
-        assert answered() is not None  # as the connection's last
-        await client.get("/api/app/ping/v1")
-        assert not _left([answered])
-
-
-@contextlib.asynccontextmanager
-async def _served(api: Api) -> Any:
-    """A client on one connection, and what gives the server's end of it."""
-    with listening("127.0.0.1", 0) as listener:
-        server = http_server(api.gateway)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-
-        def protocol() -> GuardedProtocol:
-            (only,) = server.server_state.connections
-            assert isinstance(only, GuardedProtocol)
-            return only
-
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        try:
-            async with httpx.AsyncClient(base_url=url, headers=api.client.headers) as client:
-                yield client, protocol
-        finally:
-            server.should_exit = True
-            await serving
+    async with running_gateway(ledger, tmp_path) as api, over_http(api) as (server, port):
+        url = f"http://127.0.0.1:{port}/api/app/"
+        async with httpx.AsyncClient(base_url=url, headers=api.client.headers) as client:
+            await (client.get(path) if body is None else client.post(path, json=body))
+            (connection,) = server.server_state.connections
+            assert isinstance(connection, GuardedProtocol)
+            answered = weakref.ref(connection.cycle)
+            assert answered() is not None  # as the connection's last
+            await client.get("ping/v1")
+            assert not _left([answered])
 
 
 def _left(parts: list[Any]) -> list[object]:

@@ -26,11 +26,10 @@ from services.errors import ConfigError, StartupError
 from services.gateway import connections, endpoint
 from services.gateway.app import create_app
 from services.gateway.failures import Failures, network_of
-from services.gateway.run import http_server, listening
 from services.gateway.tls import check_certificate
 from services.ledger.connection import Ledger
 from services.settings import Settings, load_settings
-from tests.services.gateway_kit import EVENT, Api, running_gateway
+from tests.services.gateway_kit import EVENT, Api, over_http, running_gateway
 from tests.services.hostile import EVENTS, HOSTILE, get, post
 
 WITHIN = 10.0
@@ -83,15 +82,8 @@ async def served(api: Api) -> AsyncIterator[Served]:
 async def serving(api: Api, **settings: Any) -> AsyncIterator[Served]:
     """The gateway's own HTTP server on a free port, with changed settings."""
     with_settings(api, **settings)
-    with listening("127.0.0.1", 0) as listener:
-        server = http_server(api.gateway)
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        key = api.client.headers["X-API-Key"]
-        try:
-            yield Served(api, server, listener.getsockname()[1], key)
-        finally:
-            server.should_exit = True
-            await running
+    async with over_http(api) as (server, port):
+        yield Served(api, server, port, api.client.headers["X-API-Key"])
 
 
 def with_settings(api: Api, **changed: Any) -> None:
