@@ -24,14 +24,7 @@ from domain import facts as f
 from domain.facts import Json, Recorded
 from projections.final_record import FinalRecord, final_record, whole
 from projections.job_view import with_late_report
-from projections.revisions import (
-    PASSED_OVER,
-    Page,
-    Revisions,
-    actor_name,
-    from_text,
-    row_id,
-)
+from projections.revisions import PASSED_OVER, Page, Revisions, actor_name, from_text, row_id
 from projections.search import Calendar, all_of, jobs_where, within_limits
 from projections.store import insert_all, read_meta
 

@@ -22,6 +22,7 @@ from projections.job_view import (
     with_plain_metrics,
     without_places,
 )
+from projections.revisions import from_text, to_text
 from services import logs
 from services.ledger.chunks import read_chunks
 from services.ledger.errors import ChunksMissing, LedgerUnavailable
@@ -178,10 +179,10 @@ def shown_rows(rows: Iterable[str], select: Sequence[str] | None = None) -> list
     shown = []
     for row in rows:
         if select is not None or any(f'"{key}"' in row for key in (*_INTERNAL, "blob")):
-            record = shown_record(json.loads(row))
+            record = shown_record(from_text(row))
             if select is not None:
                 record = {key: value for key, value in record.items() if key in select}
-            row = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+            row = to_text(record)
         shown.append(row.encode())
     return shown
 

@@ -28,7 +28,7 @@ GZIPPED = (b"content-encoding", b"gzip")
 APP = "Jobledger"
 # The runner is asked for this many bytes of a running job's log at a time.
 _PART = 512 * 1024
-# ISA-L's usual level: four times as fast as zlib's lowest, and no larger (benchmarks/NOTES.md).
+# A quarter of the time of zlib's lowest level, and a tenth smaller (benchmarks/NOTES.md).
 _LEVEL = 1
 # Packing this many bytes takes less than handing them to a thread.
 _PACKED_AT_ONCE = 16 * 1024
