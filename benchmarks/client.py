@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import socket
+import struct
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -21,6 +22,7 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 PATIENCE = 120.0
+_PATIENCE = struct.pack("ll", int(PATIENCE), 0)
 _NO_BODY = (204, 304)
 _MUCH = 256 * 1024
 
@@ -38,12 +40,16 @@ class Address(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply; `size` are the bytes it took on the wire."""
+    """A whole reply; `head` is in lower case, `size` are the bytes it took on the wire."""
 
     status: int
-    headers: dict[bytes, bytes]
+    head: bytes
     body: bytes
     size: int
+
+    def header(self, name: bytes) -> bytes:
+        """The value of a header, by its lower-case name; empty where it is not there."""
+        return _header(self.head, name)
 
 
 class _Outcome(msgspec.Struct):
@@ -54,7 +60,6 @@ class _Outcome(msgspec.Struct):
 _OUTCOME = msgspec.json.Decoder(_Outcome)
 # How a reply that says yes mostly begins: to read all of a long one takes longer than the call.
 _FINE = re.compile(rb'\s*\{\s*"code"\s*:\s*0\s*[,}]')
-_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 
 
 class BadReply(RuntimeError):
@@ -78,15 +83,15 @@ def parse_reply(
         if ended:
             raise BadReply("The connection ended within a reply's head.")
         return None
-    first, *lines = bytes(data[:end]).split(b"\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (x.partition(b":") for x in lines)}
-    status, start = int(first.split(None, 2)[1]), end + 4
+    # Only looked through for the few headers that matter here: a dictionary costs more.
+    head = bytes(data[:end]).lower()
+    status, start = int(head.split(None, 2)[1]), end + 4
     if status in _NO_BODY:
-        return Reply(status, headers, b"", start)
-    if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
+        return Reply(status, head, b"", start)
+    if _header(head, b"transfer-encoding") == b"chunked":
         found = _chunks(bytes(data[:size]), start)
-    elif b"content-length" in headers:
-        stop = start + int(headers[b"content-length"])
+    elif length := _header(head, b"content-length"):
+        stop = start + int(length)
         found = (bytes(memoryview(data)[start:stop]), stop) if size >= stop else None
     else:
         found = (bytes(memoryview(data)[start:size]), size) if ended else None
@@ -94,7 +99,12 @@ def parse_reply(
         if ended:
             raise BadReply("The connection ended within a reply.")
         return None
-    return Reply(status, headers, *found)
+    return Reply(status, head, *found)
+
+
+def _header(head: bytes, name: bytes) -> bytes:
+    _, _, found = head.partition(b"\r\n%b:" % name)
+    return found.partition(b"\r\n")[0].strip()
 
 
 def _chunks(data: bytes, start: int) -> tuple[bytes, int] | None:
@@ -141,9 +151,9 @@ class Gathering:
 
     def _announced(self) -> int:
         """How long the reply is that has begun, if it says that."""
-        head = self._room.find(b"\r\n\r\n", 0, self._size)
-        length = _LENGTH.search(self._room, 0, head) if head >= 0 else None
-        return head + 4 + int(length[1]) if length is not None else 0
+        end = self._room.find(b"\r\n\r\n", 0, self._size)
+        length = _header(self._room[:end].lower(), b"content-length") if end >= 0 else b""
+        return end + 4 + int(length) if length else 0
 
 
 def request(server: Address, name: str, body: Json | None) -> bytes:
@@ -204,9 +214,11 @@ class Wire:
             with suppress(_Closed, ConnectionError):
                 return self._exchange(self._socket, request)
         self._close()
-        self._socket = socket.create_connection((self._server.host, self._server.port), PATIENCE)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self._exchange(self._socket, request)
+        self._socket = wire = socket.create_connection((self._server.host, self._server.port))
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Patience that the kernel has: with settimeout() each read were two calls.
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+        return self._exchange(wire, request)
 
     def _exchange(self, wire: socket.socket, request: bytes) -> tuple[Reply, float, float]:
         reply, size, began = None, 0, time.time()
@@ -219,7 +231,7 @@ class Wire:
                 raise _Closed("The connection was closed before any reply.")
             reply = self._gathering.add(self._room[:came], ended=not came)
         self.size = reply.size
-        if not came or reply.headers.get(b"connection", b"").lower() == b"close":
+        if not came or reply.header(b"connection") == b"close":
             self._close()
         return reply, began, at
 
@@ -265,7 +277,7 @@ class _Connection(asyncio.Protocol):
             self._reply.set_exception(BadReply(str(error)))
             return
         if reply is not None:
-            self.closed |= reply.headers.get(b"connection", b"").lower() == b"close"
+            self.closed |= reply.header(b"connection") == b"close"
             self._reply.set_result(reply)
 
 
@@ -304,8 +316,8 @@ class Client:
         except TimeoutError:
             raise BadReply(f"{name}: no reply within {PATIENCE:.0f} s") from None
         self.size = reply.size
-        if b"x-ledger-seq" in reply.headers:
-            self.sequence = int(reply.headers[b"x-ledger-seq"])
+        if sequence := reply.header(b"x-ledger-seq"):
+            self.sequence = int(sequence)
         return reply.body
 
     async def _ask(self, request: bytes) -> Reply:
