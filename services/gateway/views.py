@@ -179,6 +179,15 @@ class Views:
     def _note_change(self, recorded: Recorded, _: list[Job]) -> None:
         self.events_changed = recorded.sequence
 
+    def _event_deleted(self, recorded: Recorded, touched: list[Job]) -> None:
+        """Without its jobs' rows none of their documents may be at hand; others' are stored soon.
+
+        Ephemeral ones, which have no rows, go when they are erased one by one.
+        """
+        self._note_change(recorded, touched)
+        if getattr(recorded.fact, "delete_jobs", False):
+            self._finals.clear()
+
     def _note_launch(self, recorded: Recorded, _: list[Job]) -> None:
         at = recorded.fact.at
         self.launches.append(at)
@@ -376,7 +385,7 @@ class Views:
 _FOLDS: Mapping[type[f.FactBase], Callable[[Views, Recorded, list[Job]], FinalRecord | None]] = {
     f.EventCreated: Views._note_change,
     f.EventUpdated: Views._note_change,
-    f.EventDeleted: Views._note_change,
+    f.EventDeleted: Views._event_deleted,
     f.JobRequested: Views._note_launch,
     f.JobFinished: Views._finished,
     f.JobCompleted: Views._completed,

@@ -280,6 +280,29 @@ async def test_who_waits_for_a_job_is_woken_by_its_end(tmp_path: Path) -> None:
     assert (document["state"], document["elapsed"]) == ("complete", 1.0)
 
 
+@pytest.mark.parametrize("delete_jobs", [True, False])
+async def test_an_event_that_is_deleted_with_its_jobs_leaves_none_at_hand(
+    tmp_path: Path, delete_jobs: bool
+) -> None:
+    """They are shown no longer than their rows are there, whether these were stored or not."""
+    facts = as_recorded(
+        [
+            *beginning(),
+            *plain("j0"),
+            f.EventDeleted(at=12.0, actor=ANNA, event="e1", delete_jobs=delete_jobs),
+        ]
+    )
+    views = await opened(tmp_path / "history.sqlite", end=0)
+    for recorded in facts:
+        views.apply(recorded)
+
+    document = views.final_at_hand("j0")
+    stored = await views.history(lambda history: history.job("j0"))
+    await views.close()
+
+    assert (document is None, stored is None) == (delete_jobs, delete_jobs)
+
+
 LONG = 50_000  # as far as these ledgers reach, in their owners' eyes: worth a scribe
 
 
