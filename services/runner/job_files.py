@@ -35,8 +35,9 @@ from services.runner import spares
 
 log = logger("files")
 
-# The folders of this many ended jobs are kept to be used again.
-SPARE_JOBS = 1000
+# The folders of this many ended jobs are kept to be used again: more than end between two
+# cleanings, which wait while many jobs are started.
+SPARE_JOBS = 3000
 # For so many jobs they are made in advance, for so many of them at a time.
 STOCK_JOBS = 1000
 STOCK_AT_ONCE = 50
