@@ -131,6 +131,9 @@ def decide_update_many(
     if not objects(command.items, "items"):
         raise BadRequest("Parameter 'items' must not be empty.")
     command.by.require(f"edit_{rules.plural}")
+    ids = [item.get("id") for item in command.items]
+    if len(set(map(str, ids))) < len(ids):
+        raise BadRequest("Parameter 'items' names a record more than once.")
     if not command.by.unlimited:
         raise AccessDenied("This is for accounts without category or group limits.")
     return [

@@ -23,6 +23,7 @@ SERVER_SET = frozenset({"username", "created", "modified", "revision"})
 _ICON = re.compile(r"[\w\-]+", re.ASCII)
 _WORD = re.compile(r"\w+", re.ASCII)
 _ANGLE = re.compile(r"[<>]")
+_BEYOND = 2**1024
 _URL = re.compile(r"https?://\S.*", re.IGNORECASE)
 
 
@@ -33,10 +34,13 @@ def check_keys(fields: Json) -> None:
             raise BadRequest(f"Parameter name '{key}' is reserved.")
 
 
-def cleaned(fields: Json) -> Json:
-    """The fields with the rules for title, icon and the free texts applied (api.md 1.3)."""
+def cleaned(fields: Json, *, blank: bool = False) -> Json:
+    """The fields with the rules for title, icon and the free texts applied (api.md 1.3).
+
+    Nothing is saved with a `blank` title, but one may be sent where it names nothing.
+    """
     check_keys(fields)
-    if "title" in fields:
+    if "title" in fields and not (blank and fields["title"] == ""):
         check_title(fields["title"])
     if "icon" in fields:
         check_icon(fields["icon"])
@@ -91,8 +95,10 @@ def is_url(value: object) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value is a finite JSON number (and not a boolean)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a JSON number (and not a boolean) that a double can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < _BEYOND
 
 
 def is_integer(value: object) -> TypeGuard[int | float]:

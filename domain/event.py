@@ -326,7 +326,7 @@ def _revised(
         merged = merged | {"params": _params_of_others(stored, merged, known)}
     triggers = check_references(merged, known)
     if any(merged.get(key) != stored.get(key) for key in ("triggers", "fields")):
-        merged = merged | {"triggers": triggers}
+        merged = merged | {"triggers": None if merged.get("triggers") is None else triggers}
     if _catches_up(merged) and not _catches_up(stored):
         cursor = counters.cursor if counters and counters.cursor is not None else _floor60(now)
         counters = Counters(cursor=cursor, nth=counters.nth if counters else None)

@@ -5,6 +5,7 @@ so a large file is never held in memory. Refuses NUL characters, NaN, excessive 
 bodies above the limit with an error, never with a crash.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -28,6 +29,7 @@ from services.gateway.params import (
     check_common,
     check_depth,
     check_no_nul,
+    check_numbers,
 )
 
 Chunks = AsyncIterator[bytes]
@@ -35,6 +37,8 @@ StoreUpload = Callable[[str, str, str, Chunks], Awaitable[Upload]]
 
 _MAX_FIELDS = 10_000
 _MAX_TEXT_FIELD = 64 * 1024 * 1024
+# What may be an integer that no double can hold.
+_HUGE = re.compile(rb"(?<!\d)\d{309}")
 _DECODE = msgspec.json.Decoder().decode
 
 
@@ -94,6 +98,8 @@ def json_body(body: bytes) -> Json:
         check_depth(value)
     if b"\\u0000" in body:
         check_no_nul(value)
+    if _HUGE.search(body):
+        check_numbers(value)
     return value
 
 

@@ -118,12 +118,13 @@ class Gateway:
     def command_id(self, call: "Call") -> str:
         """The id under which the call's fact is recorded; the client's key makes it repeatable.
 
-        Such an id is bound to the caller and the endpoint.
+        Such an id is bound to the caller, or to the link that was called, and to the endpoint.
+        What a stranger calls without a link (a login) cannot be repeated.
         """
         key = call.header(b"idempotency-key")
-        if not key:
+        caller = f"{call.known.kind} {call.known.id}" if call.known else " ".join(call.tail[:1])
+        if not key or not caller:
             return os.urandom(10).hex()
-        caller = call.known.id if call.known is not None else ""
         origin = f"{caller}\x1f{call.endpoint}\x1f{key}"
         return REPEATABLE + hashlib.sha256(origin.encode()).hexdigest()[:32]
 
@@ -200,8 +201,20 @@ class Gateway:
 
     async def submit_all(self, call: "Call", decide: Callable[[], list[Decision]]) -> None:
         """Record several facts on different subjects, all or none; else as `submit`."""
-        self.check_disk()
         command = self.command_id(call)
+        if not command.startswith(REPEATABLE):
+            await self._submit_all_once(call, command, decide)
+            return
+        async with self._turns.of(command):
+            if (sequence := self.views.commands.get(command)) is not None:
+                call.sequence = sequence
+            else:
+                await self._submit_all_once(call, command, decide)
+
+    async def _submit_all_once(
+        self, call: "Call", command: str, decide: Callable[[], list[Decision]]
+    ) -> None:
+        self.check_disk()
         for _ in range(TRIES):
             decisions = decide()
             facts = [replace(d.fact, cause=command) for d in decisions]

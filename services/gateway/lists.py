@@ -92,3 +92,5 @@ def _number_key(value: Any) -> tuple[float, str]:
         return float(value), ""
     except (TypeError, ValueError):
         return float("-inf"), str(value)
+    except OverflowError:
+        return (float("inf") if value > 0 else float("-inf")), ""

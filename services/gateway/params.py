@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from domain.checks import cleaned
+from domain.checks import cleaned, is_number
 from domain.errors import BadRequest
 from domain.facts import Blob, Json
 from domain.ids import RESERVED as RESERVED_NAMES
@@ -102,7 +102,9 @@ class Params(msgspec.Struct):
             value = float(value)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise BadRequest(f"Parameter '{name}' must be a number.")
-        return value
+        if value is not None and abs(value) > _LARGEST:
+            raise BadRequest(f"Parameter '{name}' is out of range.")
+        return None if value is None else float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean: `1 0 true false` or empty as text; a boolean or a number in JSON (D12)."""
@@ -171,6 +173,7 @@ def _json_text(name: str, text: str) -> Any:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadRequest(f"Parameter '{name}' is not valid JSON.") from error
     check_depth(value)
+    check_numbers(value)
     return value
 
 
@@ -180,7 +183,7 @@ def check_common(values: Json) -> Json:
         id = values["id"]
         if not isinstance(id, str) or id in RESERVED_NAMES:
             raise BadRequest("Parameter 'id' must be a string, and not a reserved word.")
-    return cleaned(values)
+    return cleaned(values, blank=True)
 
 
 def check_depth(value: Any) -> None:
@@ -200,13 +203,24 @@ def check_depth(value: Any) -> None:
 
 def check_no_nul(value: Any) -> None:
     """BadRequest for text that holds a NUL character, which no process could be given."""
+    if any(isinstance(item, str) and "\0" in item for item in _all_in(value)):
+        raise BadRequest("Text must not hold NUL characters.")
+
+
+def check_numbers(value: Any) -> None:
+    """BadRequest for an integer that no double can hold: others could not read it."""
+    numbers = (item for item in _all_in(value) if type(item) is int)
+    if not all(map(is_number, numbers)):
+        raise BadRequest("The JSON holds a number that is too large.")
+
+
+def _all_in(value: Any) -> Iterator[Any]:
+    """A value and all that is in it, keys included."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, str):
-            if "\0" in item:
-                raise BadRequest("Text must not hold NUL characters.")
-        elif isinstance(item, dict):
+        yield item
+        if isinstance(item, dict):
             waiting += item.keys()
             waiting += item.values()
         elif isinstance(item, list):

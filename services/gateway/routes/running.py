@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from domain.checks import check_object, objects
+from domain.checks import check_object, objects, strings
 from domain.errors import BadRequest, event_rule
 from domain.event import magic_token
 from domain.facts import Actor, JobRequested, Json
@@ -24,7 +24,7 @@ from services.gateway.endpoint import Answer, Call, Routes
 from services.gateway.failures import network_of
 from services.gateway.form import form_page
 from services.gateway.gateway import Decision
-from services.gateway.params import Params, check_common, check_depth
+from services.gateway.params import Params, check_common, check_depth, check_numbers
 from services.gateway.replies import Payload
 from services.gateway.routes.events import EVENT_TYPES
 from services.gateway.routes.files import published
@@ -62,8 +62,8 @@ def _launch(params: Params) -> Json:
         values[name] = name in values and flags.flag(name)
     if "input" in values:
         _checked_input(values["input"])
-    if not isinstance(values.get("test_conditions"), list | None):
-        raise BadRequest("Parameter 'test_conditions' must be an array.")
+    if values.get("test_conditions") is not None:
+        strings(values["test_conditions"], "test_conditions")
     return values
 
 
@@ -82,6 +82,7 @@ def _json_object(text: str) -> Json:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadRequest("Parameter 'json' is not valid JSON.") from error
     check_depth(value)
+    check_numbers(value)
     if not isinstance(value, dict):
         raise BadRequest("Parameter 'json' must be an object.")
     return value

@@ -152,7 +152,8 @@ async def rotate_secrets(call: Call) -> Payload:
 
 
 def _command(call: Call, id: str, fields: Json) -> secrets.ChangeSecret:
-    values = secrets.check_values(fields.get("values") or {})
+    given = fields.get("values")
+    values = secrets.check_values({} if given is None else given)
     key, vault = _key(call), call.gateway.vault
     sealed = {
         name: None if value is None else vault.seal(id, name, value, key)
