@@ -19,6 +19,7 @@ from domain.macros import (
     deferred_params,
     expand_params,
     expand_text,
+    is_runtime,
     overrides_of,
     param_context,
 )
@@ -33,6 +34,8 @@ EVENT_ONLY = frozenset(
 LAUNCH_CONTEXT = frozenset({"command", "script", "uid", "gid", "cwd", "env", "kill", "runner"})
 # The keys that name a job and say where it came from; those that are there when they say something.
 _ORIGIN = ("type", "stype", "splugin", "parent", "workflow", "retry_prev")
+# What tells a retry from the first attempt, whose params it has (execution.md 8, trap 6).
+_OF_RETRIES = frozenset({"retry_count", "retry_prev"})
 _MARKS = ("retry_count", "test", "priority", "invisible", "ephemeral")
 _NAMING = frozenset({"id", "event", "source", "username", "now", *_ORIGIN, *_MARKS})
 # What a limit or an action carries after it was used; never inherited by a new job.
@@ -154,7 +157,7 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
         {
             key: value
             for key, value in request.overrides.items()
-            if key not in ("params", "input") and key not in LAUNCH_CONTEXT
+            if key not in ("params", "input", *LAUNCH_CONTEXT) and not is_runtime(key)
         }
     )
     document |= identity(request)
@@ -182,7 +185,7 @@ def assemble(made: Made, request: JobRequested) -> JobSpec:
 
 
 def _head(made: Made) -> Json:
-    return {k: v for k, v in made.event.items() if k not in EVENT_ONLY}
+    return {k: v for k, v in made.event.items() if k not in EVENT_ONLY and not is_runtime(k)}
 
 
 def identity(request: JobRequested) -> Json:
@@ -316,7 +319,7 @@ def _fill_params(document: Json, made: Made, request: JobRequested) -> frozenset
     deferred: frozenset[str] = frozenset()
     if _with_macros((document["command"], *params.values())):
         first = {"id": request.first_attempt or request.job, "params": params}
-        context = param_context(document | first)
+        context = param_context({k: v for k, v in document.items() if k not in _OF_RETRIES} | first)
         field_ids = [str(f.get("id")) for f in _objects(document.get("fields"))]
         deferred = deferred_params(params, field_ids, DEFERRED)
         params = expand_params(params, field_ids, context, defer=DEFERRED)

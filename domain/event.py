@@ -47,6 +47,7 @@ from domain.plugins import (
     owned_keys,
     with_locked,
 )
+from domain.reach import require_reach
 from domain.targets import ALGORITHMS
 from domain.trigger_rules import check_triggers
 
@@ -74,6 +75,7 @@ def decide_create(command: CreateEvent, known: Known, now: float) -> EventCreate
     if known.event(id) is not None:
         raise event_rule(f"An event with this id exists already: {id}")
     by.require_access(event["category"], event["targets"])
+    require_reach(by, event, known)
     event["params"] = event.get("params") or {}
     for name in ("fields", "triggers", "limits", "actions"):
         event[name] = event.get(name) or []
@@ -322,6 +324,7 @@ def _revised(
 ) -> EventUpdated:
     """The checked next revision: access to what it becomes, locks, references, cursor."""
     by.require_access(merged.get("category"), merged.get("targets"))
+    require_reach(by, merged, known, before=stored)
     if not by.admin:
         merged = merged | {"params": _params_of_others(stored, merged, known)}
     triggers = check_references(merged, known)

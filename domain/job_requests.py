@@ -9,10 +9,14 @@ import re
 from typing import Any
 
 from domain import facts as f
+from domain.access import Principal
 from domain.checks import bounded
 from domain.errors import BadRequest, job_rule
 from domain.facts import Actor, Json
 from domain.job import Job
+from domain.known import Known
+from domain.plugins import check_param_keys, locked_ids
+from domain.reach import require_reach
 
 _WORD = re.compile(r"\w+", re.ASCII)
 
@@ -32,13 +36,19 @@ def decide_abort(
 
 
 def decide_resume(
-    job: Job | None, id: str, params: Json, *, now: float, actor: Actor
+    job: Job | None, id: str, params: Json, by: Principal, known: Known, *, now: float, actor: Actor
 ) -> f.JobResumeRequested:
-    """A suspended job is to go on (api.md 4.6)."""
+    """A suspended job is to go on (api.md 4.6), with params that `by` might have run it with."""
     if job is None:
         raise job_rule(f"Job is not active: {id}")
     if job.suspended is None:
         raise job_rule(f"Job is not suspended: {id}")
+    check_param_keys(params)
+    require_reach(by, {"category": job.value("category"), "params": params}, known)
+    if not by.admin:
+        plugin = known.record("plugin", str(job.value("plugin"))) or {}
+        locked = {*locked_ids(plugin.get("params")), *locked_ids(job.value("fields"))}
+        params = {key: value for key, value in params.items() if key not in locked}
     return bounded(
         f.JobResumeRequested(at=now, actor=actor, event=job.event, job=job.id, params=params)
     )
@@ -108,8 +118,12 @@ def abort_reason(name: str, *, by_key: bool) -> str:
 
 
 def without_id(changes: Json) -> Json:
-    """The changes without `id`, which never changes, and without internal keys (`_...`)."""
-    return {key: v for key, v in changes.items() if key != "id" and not key.startswith("_")}
+    """The changes without what never changes, and without internal keys (`_...`).
+
+    That is `id` and `event`: by them a job's facts are found.
+    """
+    kept = ("id", "event")
+    return {key: v for key, v in changes.items() if key not in kept and not key.startswith("_")}
 
 
 def event_of(document: Json) -> str:

@@ -51,6 +51,14 @@ FORBIDDEN_OVERRIDES = frozenset(
 )
 """Job properties that no parameter may set: refused on save, ignored at launch."""
 
+_RUNTIME = frozenset(
+    "state started updated completed code description complete server groups progress source "
+    "username now until position retry_count retry_prev retried retry_ok jobs workflow parent "
+    "suspended remote pid cpu mem disk net procs conns timelines log_file_size activity data "
+    "files output event_title event_revision final elapsed redraw stype splugin event status "
+    "table html perf first_attempt type".split()
+)
+
 _HIDDEN = frozenset({"secrets", "env"})
 _MARK = re.compile(r"\{\{|\}\}")
 _QUOTED = re.compile(r"""\\.|["']""", re.DOTALL)
@@ -152,8 +160,17 @@ def overrides_of(params: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in params.items()
         if name.startswith(OVERRIDE)
         and name.removeprefix(OVERRIDE) not in FORBIDDEN_OVERRIDES | {""}
+        and not is_runtime(name.removeprefix(OVERRIDE))
         and value not in (None, "", [], {})
     }
+
+
+def is_runtime(key: str) -> bool:
+    """Whether only its owner may say this of a job (api.md 3.6, data.md 6).
+
+    Internal keys name bytes in CHUNKS: who may choose them may read and delete what is others'.
+    """
+    return key in _RUNTIME or key.startswith("_")
 
 
 def forbidden_override(param_id: str) -> bool:

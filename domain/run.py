@@ -19,6 +19,7 @@ from domain.facts import Json
 from domain.file_limit import pruned
 from domain.known import Known
 from domain.limits import first_enabled
+from domain.macros import is_runtime
 from domain.plugins import (
     check_param_keys,
     check_values,
@@ -27,20 +28,13 @@ from domain.plugins import (
     owned_keys,
     with_locked,
 )
+from domain.reach import require_acts, require_reach
 
 # Keys that say how to launch, not what: none of them is an override.
 OPTIONS = frozenset(
     "json test test_actions test_limits test_conditions priority input update_state".split()
 )
-# What only the owner of a running job may say (api.md 3.6, data.md 6).
-RUNTIME = frozenset(
-    "state started updated completed code description complete server groups progress source "
-    "username now until position retry_count retry_prev retried retry_ok jobs workflow parent "
-    "suspended remote pid cpu mem disk net procs conns timelines log_file_size activity data "
-    "files output event_title event_revision final elapsed redraw stype splugin event status "
-    "table html perf first_attempt".split()
-)
-NEVER_OVERRIDDEN = EVENT_ONLY | LAUNCH_CONTEXT | OPTIONS | RUNTIME | {"type", "category"}
+NEVER_OVERRIDDEN = EVENT_ONLY | LAUNCH_CONTEXT | OPTIONS | {"type", "category"}
 
 
 class RunEvent(msgspec.Struct, frozen=True):
@@ -88,7 +82,11 @@ class RunEvent(msgspec.Struct, frozen=True):
 
 def overrides_of(params: Mapping[str, object]) -> Json:
     """What a client may change for one run, of all that it sent."""
-    return {key: value for key, value in params.items() if key not in NEVER_OVERRIDDEN}
+    return {
+        key: value
+        for key, value in params.items()
+        if key not in NEVER_OVERRIDDEN and not is_runtime(key)
+    }
 
 
 def check_gate(event: Json, known: Known, *, test: bool, manual: bool = True) -> None:
@@ -128,8 +126,11 @@ def decide_run(
     check_gate(event, known, test=command.test, manual=command.by is not None)
     overrides = dict(command.overrides) if command.admin else _unlocked(command, known)
     _check_merged(event, overrides, known, now)
-    if command.by is not None and "targets" in overrides:
-        command.by.require_access(event.get("category"), overrides["targets"])
+    if command.by is not None:
+        if "targets" in overrides:
+            command.by.require_access(event.get("category"), overrides["targets"])
+        require_reach(command.by, overrides | {"category": event.get("category")}, known)
+        require_acts(command.by, overrides.get("actions"))
     plugin = str(overrides.get("plugin") or event.get("plugin"))
     check_plugin_enabled(known.record("plugin", plugin), plugin, test=command.test)
     _check_queue(overrides.get("limits", event.get("limits")), made, command)

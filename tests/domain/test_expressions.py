@@ -360,8 +360,14 @@ def test_an_expression_knows_what_it_mentions(
     assert expression.params == params
 
 
+BEYOND = 10**400  # what no double can hold
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([BEYOND, -BEYOND])
+    | st.floats()
+    | st.text(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
     max_leaves=10,
 )

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from domain.access import Principal
-from domain.assembly import Made
+from domain.assembly import Made, assemble
 from domain.errors import AccessDenied, BadRequest, RuleBroken
 from domain.facts import Actor, CatalogType, Json, MadeOf
 from domain.run import NEVER_OVERRIDDEN, RunEvent, decide_run, overrides_of
@@ -154,3 +154,47 @@ def test_a_queue_needs_a_job_limit_wherever_it_comes_from() -> None:
 def test_runtime_keys_are_never_overrides() -> None:
     sent: Json = dict.fromkeys(NEVER_OVERRIDDEN, 1)
     assert overrides_of(sent | {"notes": "kept", "limits": []}) == {"notes": "kept", "limits": []}
+
+
+LIMITED = Principal("k3", "key", "ops", frozenset({"run_jobs"}), groups=frozenset({"g2"}))
+NEAR = EVENT | {"targets": ["g2"]}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"params": {"_xy_override_targets": ["main"]}},
+        {"params": {"_xy_override_targets": "main"}},
+        {"params": {"_xy_override_targets": "{{ params.where }}", "where": "main"}},
+        {"fields": [{"id": "_xy_override_targets", "title": "T", "type": "text", "value": "main"}]},
+        {
+            "actions": [
+                {
+                    "type": "run_event",
+                    "enabled": True,
+                    "condition": "complete",
+                    "event_id": "backup",
+                }
+            ]
+        },
+        {"actions": [{"type": "delete", "enabled": True, "condition": "complete"}]},
+        {"actions": [{"type": "disable", "enabled": True, "condition": "complete"}]},
+    ],
+)
+def test_an_override_reaches_no_further_than_its_author(overrides: Json) -> None:
+    with pytest.raises(AccessDenied):
+        run(NEAR, by=LIMITED, overrides=overrides)
+    assert run(NEAR, overrides=overrides)
+
+
+def test_targets_within_the_limits_may_be_overridden_by_params_too() -> None:
+    assert run(NEAR, by=LIMITED, overrides={"params": {"_xy_override_targets": ["g2"]}})
+
+
+@pytest.mark.parametrize("key", ["files", "username", "source", "_log", "_large", "type", "final"])
+def test_what_only_its_owner_says_of_a_job_cannot_be_chosen(key: str) -> None:
+    """Else a launch could name the bytes of others, or who it is of."""
+    assert overrides_of({key: "x"}) == {}
+    chosen = run(overrides={"params": {f"_xy_override_{key}": "forged"}})
+    made = Made(event=EVENT | {key: "forged"}, category=CATEGORY, plugin=PLUGIN, config={})
+    assert assemble(made, chosen).document.get(key) != "forged"

@@ -18,6 +18,7 @@ from services.ledger.streams import ensure_streams
 from tests.services.gateway_kit import EVENT, NOW, Api, running_gateway
 
 SYSTEM = Actor(type="system", id="test")
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
@@ -244,6 +245,41 @@ async def test_commands_repeated_at_the_same_time_have_one_effect(api: Api) -> N
     )
     assert len({reply["event"]["id"] for reply in replies}) == 1
     assert len(api.gateway.views.definitions.events) == 1
+
+
+async def test_a_repeated_change_of_several_records_has_one_effect(api: Api) -> None:
+    await api.ok("create_category", {"id": "one", "title": "One"})
+    body = {"items": [{"id": "general", "sort_order": 5}, {"id": "one", "sort_order": 6}]}
+    for _ in range(2):
+        await api.ok("multi_update_category", body, Idempotency_Key="same")
+    record = api.gateway.views.definitions.record("category", "one")
+    assert record is not None
+    assert record["revision"] == 2
+    twice = {"items": [{"id": "one", "notes": "a"}, {"id": "one", "color": "red"}]}
+    assert await api.code("multi_update_category", twice) == "api"
+
+
+async def test_a_key_of_one_magic_link_says_nothing_of_another(api: Api) -> None:
+    for id in ("one", "two"):
+        trigger = {"type": "magic", "enabled": True, "key": f"link-{id}"}
+        await api.ok("create_event", EVENT | {"id": id, "triggers": [trigger]})
+    same = {"Idempotency-Key": "1"}
+    links = ["link-one", "link-one", "link-two"]
+    replies = [await api.client.get(f"/api/app/magic/v1/{link}", headers=same) for link in links]
+    first, again, other = [reply.json()["id"] for reply in replies]
+    assert first == again != other
+    assert api.gateway.views.active.jobs[other].event == "two"
+
+
+@pytest.mark.parametrize("digits", [308, 309, 401])
+async def test_a_number_that_no_double_can_hold_is_refused(api: Api, digits: int) -> None:
+    """A macro on it would end every fold of its job."""
+    await api.ok("create_event", EVENT)
+    number = f'{{"id":"backup","params":{{"n":{"9" * digits},"s":"{{{{ params.n }}}}"}}}}'
+    reply = await api.client.post("/api/app/run_event/v1", content=number, headers=JSON)
+    assert reply.json()["code"] == (0 if digits == 308 else "api")
+    text = {"id": "backup", "params": {"n": "9" * digits}}
+    assert await api.code("run_event", text) == 0
 
 
 async def test_changes_at_the_same_time_are_all_made(api: Api) -> None:

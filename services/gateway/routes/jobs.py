@@ -309,7 +309,15 @@ async def resume_job(call: Call, asked: tuple[str, Json]) -> Payload:
         call,
         id,
         lambda job: Decision(
-            requests.decide_resume(job, id, params, now=call.now, actor=call.actor)
+            requests.decide_resume(
+                job,
+                id,
+                params,
+                call.caller,
+                call.gateway.views.definitions,
+                now=call.now,
+                actor=call.actor,
+            )
         ),
     )
     return {}
