@@ -29,7 +29,7 @@ install: .venv/installed ## Make .venv with everything that is needed
 	@touch $@
 
 up: install ## Start everything on this machine (ARGS="--port 8080 --data-dir DIR")
-	@exec $(BIN)/jobledger up $(ARGS)
+	@exec env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES -u MAKELEVEL -u ARGS $(BIN)/jobledger up $(ARGS)
 
 demo: install ## Show a job's life on a throw-away server
 	@$(BIN)/jobledger demo

@@ -85,7 +85,7 @@ def open_store(path: Path, ledger: str, end: int) -> sqlite3.Connection:
     another schema or beyond `end` is removed; then an empty one takes its place. It may be
     used from any one thread at a time. Raises DatabaseError where the disk does not let it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if _condemned(path).exists():
         _move_aside(path)
     try:

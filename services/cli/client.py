@@ -1,4 +1,4 @@
-"""The HTTP API as the verbs use it that change or read definitions: one key, one address.
+"""The HTTP API as the verbs use it: one key, one address.
 
 Knows how to call and what a refusal looks like, nothing of what is called.
 """
@@ -16,6 +16,8 @@ from services.errors import StartupError
 
 if TYPE_CHECKING:
     import ssl
+
+    from services.settings import Settings
 
 Url = Annotated[
     str | None,
@@ -55,14 +57,15 @@ class Api:
             verify=verify,
         )
 
-    def call(self, name: str, **parameters: Any) -> Json:
+    def call(self, name: str, /, **parameters: Any) -> Json:
         """The reply to a call. Raises Refused, StartupError where no such server answers."""
         import httpx
 
         try:
             reply = self._client.post(f"{name}/v1", json=parameters).json()
-        except httpx.HTTPError as error:
-            raise StartupError(f"No Jobledger answers at {self._url}: {error}.") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = str(error).rstrip(".")
+            raise StartupError(f"No Jobledger answers at {self._url}: {reason}.") from error
         except ValueError as error:
             raise StartupError(f"What answers at {self._url} is no Jobledger.") from error
         if not isinstance(reply, dict) or "code" not in reply:
@@ -83,13 +86,28 @@ class Api:
         self._client.close()
 
 
+def call(
+    settings: "Settings", name: str, values: Json, *, url: str | None, key_file: Path | None
+) -> Json:
+    """The reply of a call that succeeded; StartupError says why it did not."""
+    with _reach(settings, url, key_file) as api:
+        try:
+            return api.call(name, **values)
+        except Refused as error:
+            raise StartupError(str(error)) from error
+
+
 @contextmanager
 def reach_api(data_dir: Path | None, url: str | None, key_file: Path | None) -> Iterator[Api]:
     """The API of these settings. Raises StartupError without a key."""
-    from services.cli.api import own_certificate
     from services.settings import load_settings
 
-    settings = load_settings(data_dir=data_dir)
+    with _reach(load_settings(data_dir=data_dir), url, key_file) as api:
+        yield api
+
+
+@contextmanager
+def _reach(settings: "Settings", url: str | None, key_file: Path | None) -> Iterator[Api]:
     key = _key(key_file, settings.data_dir)
     verify = own_certificate(settings) if settings.tls_cert and url is None else True
     api = Api((url or settings.api_url).rstrip("/"), key, verify)
@@ -99,15 +117,32 @@ def reach_api(data_dir: Path | None, url: str | None, key_file: Path | None) -> 
         api.close()
 
 
+def own_certificate(settings: "Settings") -> "ssl.SSLContext":
+    """How to know this machine's API: by the very certificate it was given, whatever its name."""
+    import ssl
+
+    context = ssl.create_default_context(cafile=settings.tls_cert)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
 def _key(key_file: Path | None, data_dir: Path) -> str:
     if key_file is None and (given := os.environ.get("JOBLEDGER_KEY")):
-        return given.strip()
+        return _checked(given.strip(), "JOBLEDGER_KEY")
     path = key_file or data_dir / "admin.key"
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return _checked(path.read_text(encoding="utf-8").strip(), str(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise StartupError(
             f"No API key: {path} cannot be read ({reason}). Name one with --key-file or in "
             "JOBLEDGER_KEY."
         ) from error
+
+
+def _checked(key: str, where: str) -> str:
+    """The key, if it can be one; what it is instead is nobody's business."""
+    if not key.isascii() or not key.isprintable() or not key or " " in key:
+        raise StartupError(f"{where} holds no API key: that is one line without blanks.")
+    return key

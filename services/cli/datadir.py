@@ -29,10 +29,15 @@ _CONNECT_WAIT = 3.0
 
 
 def prepare_data_dir(settings: Settings) -> None:
-    """Make the directory with its part `run`, and see that it can be written."""
+    """Make the directory with its part `run`, and see that it can be written.
+
+    Whose jobs may run under other accounts, root, lets these pass, as only `runner` is open to
+    them.
+    """
+    own = 0o711 if os.geteuid() == 0 else 0o700
     try:
-        for folder in (settings.data_dir, settings.run_dir):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder, mode in ((settings.data_dir, own), (settings.run_dir, 0o700)):
+            folder.mkdir(parents=True, exist_ok=True, mode=mode)
             probe = folder / f".probe.{os.getpid()}"
             probe.touch()
             probe.unlink()

@@ -80,6 +80,9 @@ def demo() -> None:
     except DemoFailed as failure:
         console.print(f"\n[bold red]The demo failed:[/] {failure}\nThe logs are in {home}/log.")
         raise typer.Exit(1) from None
+    except BaseException:  # interrupted: nobody asked for the logs
+        _remove(home)
+        raise
     _remove(home)
     seconds = time.monotonic() - began
     console.print(f"\n[bold green]All of this really happened[/], in {seconds:.1f} s.")

@@ -147,7 +147,7 @@ class Readiness:
         at = self._settings
         if at.tls_cert is None:
             return http.client.HTTPConnection(at.host, at.port, timeout=_REQUEST_WAIT)
-        from services.cli.api import own_certificate
+        from services.cli.client import own_certificate
 
         known = own_certificate(at)
         return http.client.HTTPSConnection(at.host, at.port, timeout=_REQUEST_WAIT, context=known)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.api import KeyFile, Url, call
+from services.cli.client import KeyFile, Url, call
 from services.cli.options import DataDir
 from services.errors import StartupError
 

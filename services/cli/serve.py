@@ -21,7 +21,7 @@ from services.cli.datadir import prepare_data_dir
 from services.cli.supervise import CANNOT_START
 from services.errors import StartupError
 from services.ledger.connection import Ledger
-from services.ledger.errors import LedgerError, LedgerUnavailable
+from services.ledger.errors import LedgerError, LedgerUnavailable, Refused
 from services.ledger.founding import found
 from services.ledger.streams import ensure_streams
 from services.pauses import importing
@@ -124,6 +124,8 @@ async def found_ledger(settings: Settings) -> None:
                 await ensure_streams(ledger, replicas=settings.replicas)
                 await found(ledger, settings.data_dir, time.time())
                 return
+        except Refused:  # it would be refused again
+            raise
         except LedgerUnavailable:
             if time.monotonic() > deadline:
                 raise

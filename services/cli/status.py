@@ -72,7 +72,7 @@ def look(settings: "Settings") -> Status:
     """Everything that can be found out from this machine."""
     import httpx
 
-    from services.cli.api import own_certificate
+    from services.cli.client import own_certificate
     from services.cli.installation import read_key
 
     found = Status(url=settings.api_url)

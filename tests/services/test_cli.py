@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,17 @@ def test_a_malformed_server_id_is_refused(tmp_path: object) -> None:
 
     assert done.returncode == 1
     assert done.stderr == "jobledger: --id takes 1 to 128 characters of a-z, 0-9 and _.\n"
+
+
+@pytest.mark.parametrize("verb", [("export", "{}/out"), ("runner", "enroll", "s2", "--out", "{}")])
+def test_what_is_no_api_key_is_not_shown(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    """Whatever the file holds: it may be a key with something beside it."""
+    file = tmp_path / "key"
+    file.write_text("verysecret\n# made for deploys")
+
+    arguments = [word.format(tmp_path) for word in verb]
+    done = jobledger(*arguments, "--key-file", str(file), "--data-dir", str(tmp_path))
+
+    assert done.returncode != 0
+    assert "holds no API key" in done.stderr
+    assert "verysecret" not in done.stdout + done.stderr
