@@ -133,9 +133,9 @@ def children_of(record: Json) -> list[str]:
 
 
 def chunk_subjects(facts: Iterable[f.Fact]) -> set[str]:
-    """Where a job's logs and files are: wherever it ran, and what was uploaded for it.
+    """Where a job's logs and files are: wherever it ran, and what was uploaded with its launch.
 
-    Uploads pass on to a retry, and belong to the parent of a child.
+    Those uploads pass on to a retry, and belong to the parent of a child.
     """
     subjects: set[str] = set()
     uploads: set[str] = set()
@@ -145,7 +145,7 @@ def chunk_subjects(facts: Iterable[f.Fact]) -> set[str]:
             case f.JobAssigned() | f.JobFinished() | f.JobStarted():
                 subjects.add(f"chunks.{fact.server}.{fact.job}")
             case f.JobRequested() if not fact.workflow:
-                uploads |= set(_uploads(fact.input))
+                uploads |= set(_uploads(fact))
             case f.JobCompleted(retry=retry):
                 passed_on = retry is not None
             case _:
@@ -153,10 +153,17 @@ def chunk_subjects(facts: Iterable[f.Fact]) -> set[str]:
     return subjects if passed_on else subjects | uploads
 
 
-def _uploads(given: Json | None) -> Iterator[str]:
-    files = (given or {}).get("files")
+def _uploads(asked: f.JobRequested) -> Iterator[str]:
+    """The uploads that belong to this job, or to the first of its attempts.
+
+    A file that was uploaded by itself names no job, and one of another job names that one: other
+    jobs may be given either, so they stay (api.md 4.7) until they expire or their own job goes.
+    """
+    owner = asked.first_attempt or asked.job
+    files = (asked.input or {}).get("files")
     for file in files if isinstance(files, list) else []:
-        if isinstance(file, dict) and "blob" in file and isinstance(file.get("id"), str):
+        known = isinstance(file, dict) and "blob" in file and isinstance(file.get("id"), str)
+        if known and file.get("job") == owner:
             yield f"chunks.upload.{file['id']}"
 
 

@@ -23,9 +23,13 @@ async def store_upload(
     return Upload(id, field, uploads.clean_name(filename), content_type, blob)
 
 
-async def publish(gateway: "Gateway", upload: Upload, owner: str, now: float) -> Json:
+async def publish(
+    gateway: "Gateway", upload: Upload, owner: str, now: float, job: str | None
+) -> Json:
     """Make the file reachable under its path; its record, with the place of its bytes."""
-    record = uploads.file_record(upload.id, upload.filename, upload.blob, owner=owner, now=now)
+    record = uploads.file_record(
+        upload.id, upload.filename, upload.blob, owner=owner, now=now, job=job
+    )
     await uploads.publish(gateway.ledger, record)
     return record
 

@@ -57,13 +57,16 @@ async def discard(ledger: "Ledger", ids: Iterable[str]) -> None:
             log.warning("An upload was left", action="upload_left", reason=str(error))
 
 
-def file_record(id: str, filename: str, blob: Blob, *, owner: str, now: float) -> Json:
+def file_record(
+    id: str, filename: str, blob: Blob, *, owner: str, now: float, job: str | None = None
+) -> Json:
     """The File of the wire, with the place of its bytes for whoever fetches it.
 
-    `filename` is a clean one; `now` is in Unix seconds.
+    `filename` is a clean one; `now` is in Unix seconds. `job` is the job that the file is uploaded
+    with, and is erased with; without one it only expires.
     """
     name = _URL_UNSAFE.sub("_", filename)
-    return {
+    record: Json = {
         "id": id,
         "date": int(now),
         "filename": filename,
@@ -72,6 +75,7 @@ def file_record(id: str, filename: str, blob: Blob, *, owner: str, now: float) -
         "username": owner,
         "blob": to_plain(blob),
     }
+    return record if job is None else record | {"job": job}
 
 
 def clean_name(filename: str) -> str:

@@ -20,6 +20,7 @@ import structlog
 from msgspec.structs import replace
 
 from domain.facts import Json
+from domain.firing import Launch
 from domain.ids import make_id
 from domain.trigger_plugin import Allowed, Answer, Refused
 from services.disk import DiskReserve
@@ -99,7 +100,7 @@ class PluginFiles:
             try:
                 file = self._named(plugin, entry)
                 room = LARGEST - sum(record["size"] for record in records)
-                records.append(await self._upload(file, room, answer.launch.username))
+                records.append(await self._upload(file, room, answer.launch))
             except Unusable as error:
                 await uploads.discard(self._ledger, [record["id"] for record in records])
                 return Refused(f"{_said(entry)} cannot be brought along: {error}."), []
@@ -126,7 +127,7 @@ class PluginFiles:
         name = name or uploads.clean_name(path.name) or "file"
         return LocalFile(path, name, bool(entry.get("delete")), owner)
 
-    async def _upload(self, file: LocalFile, room: int, owner: str) -> Json:
+    async def _upload(self, file: LocalFile, room: int, launch: Launch) -> Json:
         """The record of the uploaded file, which must not exceed `room` bytes."""
         if self._disk.is_reached():
             raise Unusable("the disk is nearly full")
@@ -134,7 +135,7 @@ class PluginFiles:
         tries = TRIES
         while True:
             try:
-                return await self._store(id, file, room, owner)
+                return await self._store(id, file, room, launch)
             except (Unusable, OSError, LedgerUnavailable) as error:
                 tries -= 1
                 if not tries or not isinstance(error, LedgerUnavailable):
@@ -143,11 +144,13 @@ class PluginFiles:
                 log.warning(str(error), action="plugin_file_waits", path=str(file.path))
             await self._pause()
 
-    async def _store(self, id: str, file: LocalFile, room: int, owner: str) -> Json:
+    async def _store(self, id: str, file: LocalFile, room: int, launch: Launch) -> Json:
         async with contextlib.aclosing(_parts(file, room)) as parts:
             blob = await uploads.store(self._ledger, id, parts)
         now = self._clock()
-        record = uploads.file_record(id, file.filename, blob, owner=owner, now=now)
+        record = uploads.file_record(
+            id, file.filename, blob, owner=launch.username, now=now, job=launch.job
+        )
         await uploads.publish(self._ledger, record)
         return record
 

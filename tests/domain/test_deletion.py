@@ -123,12 +123,22 @@ def test_chunks_are_wherever_the_job_ran() -> None:
 
 
 def test_uploads_go_unless_a_retry_or_a_parent_has_them() -> None:
-    uploads = {"files": [{"id": "f1", "blob": BLOB}, {"id": "f2"}, "odd"]}
+    own = {"id": "f1", "blob": BLOB, "job": "j1"}
+    uploads = {"files": [own, {"id": "f2", "job": "j1"}, "odd"]}
     asked = requested("j1", input=uploads)
     assert chunk_subjects([asked, completed("j1")]) == {"chunks.upload.f1"}
     assert chunk_subjects([asked, completed("j1", retry="j2")]) == set()
+    again = requested("j2", input=uploads, retry_prev="j1", first_attempt="j1")
+    assert chunk_subjects([again, completed("j2")]) == {"chunks.upload.f1"}
     child = requested("j1", input=uploads, workflow={"job": "parent"})
     assert chunk_subjects([child, completed("j1")]) == set()
+
+
+def test_files_that_another_job_may_have_been_given_stay() -> None:
+    uploaded_alone = {"id": "f1", "blob": BLOB}
+    of_another = {"id": "f2", "blob": BLOB, "job": "j0", "path": "files/jobs/j0/x/out.txt"}
+    asked = requested("j1", input={"files": [uploaded_alone, of_another]})
+    assert chunk_subjects([asked, completed("j1")]) == set()
 
 
 # --- looking for finished jobs -------------------------------------------------------------------

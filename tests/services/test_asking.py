@@ -263,6 +263,7 @@ async def test_a_file_goes_to_all_who_want_it_before_it_is_deleted(
     given = [job.input["files"][0] for job in clock.of(f.JobRequested)]
     assert [await content(ledger, record) for record in given] == [b"hello", b"hello"]
     assert given[0]["id"] != given[1]["id"]
+    assert [record["job"] for record in given] == [job.job for job in clock.of(f.JobRequested)]
     assert not (tmp_path / "note").exists()
 
 

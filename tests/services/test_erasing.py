@@ -1,5 +1,6 @@
 """Erasing on a real ledger: api.md 4.7 and 3.5, design.md 8."""
 
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -142,8 +143,8 @@ async def test_a_report_that_comes_after_the_deletion_goes_as_well(
 async def test_uploads_go_with_the_job_unless_a_retry_needs_them(ledger: Ledger) -> None:
     for upload in ("f1", "f2"):
         await write_chunks(ledger, f"chunks.upload.{upload}", [upload.encode()])
-    await write_job(ledger, "j1", input={"files": [{"id": "f1", "blob": {}}]})
-    asked = await write_job(ledger, "j2", input={"files": [{"id": "f2", "blob": {}}]})
+    await write_job(ledger, "j1", input={"files": [{"id": "f1", "blob": {}, "job": "j1"}]})
+    asked = await write_job(ledger, "j2", input={"files": [{"id": "f2", "blob": {}, "job": "j2"}]})
     completed = f.JobCompleted(
         at=time.time(), actor=WHO, event="backup", job="j2", code=1, description="",
         retry=f.Follower(job="j3"),
@@ -153,6 +154,39 @@ async def test_uploads_go_with_the_job_unless_a_retry_needs_them(ledger: Ledger)
         await erase(ledger, await deletion_of(ledger, job, list(sequences)))
     assert await found_in(ledger, "f1") == []
     assert len(await found_in(ledger, "f2")) == 1
+
+
+async def test_a_deleted_job_takes_along_only_what_came_with_its_own_launch(
+    api: Api, ledger: Ledger
+) -> None:
+    """A is given a file uploaded before and one of its own; B is given both, by their paths."""
+    post = api.client.post
+    part = {"f": ("a.txt", b"shared")}
+    shared = (await post("/api/app/upload_job_input_files/v1", files=part)).json()["files"][0]
+    fields = {"json": json.dumps({"id": "backup", "input": {"files": [shared]}})}
+    sent = await post("/api/app/run_event/v1", data=fields, files={"f": ("b.txt", b"own")})
+    first = sent.json()["id"]
+    given = (await api.ok("get_job", {"id": first}))["job"]["input"]["files"]
+    assert [file.get("job") for file in given] == [None, first]
+    second = (await api.ok("run_event", {"id": "backup", "input": {"files": given}}))["id"]
+
+    async def deleted(job: str) -> list[int]:
+        live = api.gateway.views.active.jobs[job]
+        await erase(ledger, await deletion_of(ledger, job, [live.sequence]))
+        return [(await api.client.get(f"/{file['path']}")).status_code for file in given]
+
+    assert await deleted(second) == [200, 200]
+    assert await deleted(first) == [200, 404]
+
+
+async def test_a_client_cannot_make_a_file_of_another_job_its_own(api: Api) -> None:
+    part = {"f": ("a.txt", b"shared")}
+    reply = await api.client.post("/api/app/upload_job_input_files/v1", files=part)
+    forged = reply.json()["files"][0] | {"job": "jmine"}
+    job = (await api.ok("run_event", {"id": "backup", "input": {"files": [forged]}}))["id"]
+    request = api.gateway.views.active.jobs[job].request.input
+    assert request is not None
+    assert "job" not in request["files"][0]
 
 
 async def test_deleting_an_event_with_its_jobs_erases_them_all_and_only_them(

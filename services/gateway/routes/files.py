@@ -20,11 +20,14 @@ from services.ledger.errors import LedgerUnavailable
 api = Routes("Files")
 
 
-async def published(call: Call) -> list[Json]:
-    """The files of this request, each reachable under its path from now on."""
+async def published(call: Call, job: str | None = None) -> list[Json]:
+    """The files of this request, each reachable under its path from now on.
+
+    `job` is the job that this request launches with them.
+    """
     owner = call.known.id if call.known is not None else "magic"
     return [
-        await uploads.publish(call.gateway, upload, owner, call.now)
+        await uploads.publish(call.gateway, upload, owner, call.now, job)
         for upload in call.params.uploads
     ]
 

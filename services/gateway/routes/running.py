@@ -124,13 +124,14 @@ async def run_event(call: Call, values: Json) -> Payload:
         raise BadRequest("Only /wait may follow run_event.")
     event = _event_named(call, values)
     call.caller.require_access(event.get("category"), event.get("targets"))
+    job = call.gateway.new_id("j", call.now)
     command = RunEvent(
         by=call.caller,
         actor=call.actor,
         event=event,
-        job=call.gateway.new_id("j", call.now),
+        job=job,
         overrides=overrides_of(values),
-        input=await _input(call, values.get("input")),
+        input=await _input(call, job, values.get("input")),
         test=values["test"],
         test_actions=values["test_actions"],
         test_limits=values["test_limits"],
@@ -158,8 +159,8 @@ def _event_named(call: Call, values: Json) -> Json:
     return event
 
 
-async def _input(call: Call, given: Json | None) -> Json | None:
-    """The job's input with the uploaded files at the end of its files.
+async def _input(call: Call, job: str, given: Json | None) -> Json | None:
+    """The input of this new job, with the files uploaded for it at the end of its files.
 
     Of a file that was uploaded before, or that a job left, the client knows only the path.
     """
@@ -167,12 +168,15 @@ async def _input(call: Call, given: Json | None) -> Json | None:
     if not call.params.uploads and not named:
         return given
     found = [await _named_file(call, file) for file in named]
-    return (given or {}) | {"files": [*found, *await published(call)]}
+    return (given or {}) | {"files": [*found, *await published(call, job)]}
 
 
 async def _named_file(call: Call, file: Json) -> Json:
-    """The whole record of a file; one that is not found makes the job's setup fail."""
-    told = {key: value for key, value in file.items() if key != "blob"}
+    """The whole record of a file; one that is not found makes the job's setup fail.
+
+    Neither where its bytes are nor whose it is can be told by a client.
+    """
+    told = {key: value for key, value in file.items() if key not in ("blob", "job")}
     path = str(file.get("path") or "").removeprefix("/")
     known = await files.find(call.gateway, path)
     return told | known if known is not None else told
@@ -250,13 +254,14 @@ async def magic(call: Call, asked: tuple[Json, Json | None]) -> Payload:
     event = _event_behind(call, call.tail[0])
     if event is None:
         raise BadRequest("The link is not valid.")
+    job = call.gateway.new_id("j", call.now)
     command = RunEvent(
         by=None,
         actor=Actor(type="magic", id=str(event["id"]), address=call.address),
         event=event,
-        job=call.gateway.new_id("j", call.now),
+        job=job,
         overrides={"params": params},
-        input=await _input(call, given),
+        input=await _input(call, job, given),
     )
     job = await _launched(call, command)
     if len(call.tail) == 2:
