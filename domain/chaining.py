@@ -4,6 +4,7 @@ Pure: whether the target may be run, and the request of the new job. Its id deri
 action's key, so that launching it twice is seen (design.md 3.3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from domain import facts as f
@@ -11,6 +12,7 @@ from domain.assembly import Made, assemble
 from domain.checks import bounded
 from domain.errors import event_rule
 from domain.facts import Json
+from domain.firing import check_day
 from domain.ids import derived_job_id
 from domain.job import ActionRun, Job
 from domain.known import Known
@@ -45,12 +47,13 @@ def launched(
     *,
     now: float,
     actor: f.Actor,
+    count: Callable[[str], int],
 ) -> f.JobRequested:
     """The request of the job that an action launches.
 
     `made` are the records of the target that `made_of` names, `data` is the output of the
-    launching job. Raises RuleBroken when the target may not be run or the chain is too long,
-    BadRequest when the data is too large.
+    launching job, `count` says how often the target met a condition today. Raises RuleBroken when
+    the target may not be run or the chain is too long, BadRequest when the data is too large.
     """
     job, action = launcher.job, launcher.run.action
     target = str(action.get("event_id"))
@@ -66,6 +69,7 @@ def launched(
     spec = assemble(made, request)
     if spec.queue_limit and not spec.job_limit:
         raise event_rule("An enabled queue limit needs an enabled job limit.")
+    check_day(target, made, count)
     return bounded(request)
 
 

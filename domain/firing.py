@@ -1,7 +1,8 @@
 """A launch that nobody asked for: what it is, what forbids it, and the fact of it.
 
 Pure rules of scheduling.md 3.6 and 4 and execution.md 3.2 for fires of scheduled triggers, for
-startup triggers and for what a scheduler plugin lets pass. Must not know when anything is due,
+startup triggers and for what a scheduler plugin lets pass; the `day` limit is that of magic links
+and actions as well. Must not know when anything is due,
 nor what was launched before: both are passed in.
 """
 
@@ -13,6 +14,7 @@ from msgspec import Struct
 
 from domain import facts as f
 from domain.assembly import Made
+from domain.errors import event_rule
 from domain.facts import Json
 from domain.ids import derived_job_id
 from domain.limits import first_enabled
@@ -170,12 +172,21 @@ def rules_of(event: str, definition: Json, made_of: f.MadeOf, made: Made | None)
         return Rules(f"Category not found: {definition.get('category')}")
     if not made_of.plugin:
         return Rules(f"Plugin not found: {definition.get('plugin')}")
-    limits = [*_enabled(definition), *_enabled(made.category), *_enabled(made.config)]
+    limits = _limits(definition, made)
     queue = first_enabled(limits, "queue")
     if queue and queue.get("amount") and first_enabled(limits, "job") is None:
         return Rules("An enabled queue limit needs an enabled job limit.")
-    days = ((str(x.get("condition")), x.get("amount")) for x in limits if x.get("type") == "day")
-    return Rules(None, tuple((name, n) for name, n in days if isinstance(n, int | float) and n > 0))
+    return Rules(None, _days(limits))
+
+
+def check_day(event: str, made: Made, count: Callable[[str], int]) -> None:
+    """The `day` limit of a magic link's or an action's launch (execution.md 3.1 step 7).
+
+    Raises RuleBroken("event") with the text that a fire's rejection has (3.2).
+    """
+    rules = Rules(None, _days(_limits(made.event, made)))
+    if refusal := day_refusal(rules, event, count):
+        raise event_rule(refusal)
 
 
 def day_refusal(rules: Rules, event: str, count: Callable[[str], int]) -> str | None:
@@ -187,6 +198,15 @@ def day_refusal(rules: Rules, event: str, count: Callable[[str], int]) -> str | 
                 f"for event: {event}"
             )
     return None
+
+
+def _limits(definition: Json, made: Made) -> list[Json]:
+    return [*_enabled(definition), *_enabled(made.category), *_enabled(made.config)]
+
+
+def _days(limits: list[Json]) -> tuple[tuple[str, float], ...]:
+    days = ((str(x.get("condition")), x.get("amount")) for x in limits if x.get("type") == "day")
+    return tuple((name, n) for name, n in days if isinstance(n, int | float) and n > 0)
 
 
 def _enabled(record: Mapping[str, Any]) -> list[Json]:

@@ -262,6 +262,10 @@ class EventStates:
             return 0
         return counted.counts.get(condition, 0)
 
+    def counted(self, event: str, condition: str, now: float, live: int) -> int:
+        """What a `day` limit compares: live jobs count as ended ones for `complete` (7.4)."""
+        return self.today(event, condition, now) + (live if condition == "complete" else 0)
+
     def _count(self, event: str, job: str, at: float, conditions: tuple[str, ...]) -> None:
         if event not in self.states:
             return

@@ -330,6 +330,11 @@ class Views:
         owed = sum(job.event == event for job in self.active.owed.values())
         return len(self.active.by_event.get(event, ())) + owed
 
+    def counted_today(self, event: str, condition: str, now: float) -> int:
+        """What a `day` limit of an event compares (execution.md 7.4)."""
+        live = len(self.active.by_event.get(event, ()))
+        return self.states.counted(event, condition, now, live)
+
     def launched_since(self, moment: float) -> int:
         """How many jobs were requested after a moment (Unix seconds) of the last minute."""
         while self.launches and self.launches[0] <= moment:

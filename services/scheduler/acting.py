@@ -26,7 +26,9 @@ from domain.facts import Json, Recorded
 from domain.job import ActionRun, Job
 from domain.subjects import job_subject
 from projections.access import Access
+from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
+from projections.event_state import EventStates
 from services.ledger import live
 from services.ledger.chunks import read_chunks, read_range
 from services.ledger.connection import Ledger
@@ -63,6 +65,8 @@ class Surroundings:
     ledger: Ledger
     definitions: Definitions
     access: Access
+    states: EventStates
+    jobs: ActiveJobs
     notices: Notices
     mailer: Mailer
     hooks: WebHooks
@@ -232,12 +236,20 @@ class Acting:
             data,
             now=around.clock(),
             actor=self._actor,
+            count=lambda condition: self._counted(target, condition, besides=id),
         )
         try:
             await around.ledger.append(request, id=id, expect=0)
         except WrongSequence:
             log.info("the job was launched before", action="launched_before", job=id)
         return done
+
+    def _counted(self, event: str, condition: str, *, besides: str) -> int:
+        """Today's count; `besides` may stand on the ledger already, if its answer was lost."""
+        around = self._around
+        live = around.jobs.by_event.get(event, ())
+        number = len(live) - (besides in live)
+        return around.states.counted(event, condition, around.clock(), number)
 
     async def _data(self, job: Job) -> Json:
         """The job's output data, wherever it is kept."""

@@ -338,11 +338,8 @@ class Firing:
             return rules.refusal
 
         def count(condition: str) -> int:
-            ended = self.states.today(launch.event, condition, now)
-            if condition != "complete":
-                return ended
-            live = len(self.jobs.by_event.get(launch.event, ()))
-            return ended + live + self._requested[launch.event]
+            live = len(self.jobs.by_event.get(launch.event, ())) + self._requested[launch.event]
+            return self.states.counted(launch.event, condition, now, live)
 
         return day_refusal(rules, launch.event, count)
 

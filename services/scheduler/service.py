@@ -131,6 +131,8 @@ class Scheduler:
             ledger=self.ledger,
             definitions=self.definitions,
             access=self.access,
+            states=self.states,
+            jobs=self.jobs,
             notices=Notices(self.settings, self.definitions, self.fleet, self.states, secret),
             mailer=Mailer(self.settings, self.clock),
             hooks=WebHooks(self.definitions, secret, self.clock),

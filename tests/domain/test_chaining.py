@@ -31,13 +31,15 @@ class Definitions:
         return True
 
 
-def chain(story: Story, known: Definitions) -> f.JobRequested:
-    """What the story's last action launches."""
+def chain(story: Story, known: Definitions, today: int = 0) -> f.JobRequested:
+    """What the story's last action launches; the target met each condition `today` times."""
     run = story.job.actions[-1]
     made = Made(event=known.target, category={}, plugin={"id": "p1", "enabled": True}, config={})
     launcher = Launcher(story.job, run, 0, "Success")
     of = f.MadeOf(event=5, plugin=6)
-    return launched(launcher, known, made, of, {"a": 1}, now=200.0, actor=ACTOR)
+    return launched(
+        launcher, known, made, of, {"a": 1}, now=200.0, actor=ACTOR, count=lambda _: today
+    )
 
 
 def chaining(**fields: object) -> Story:
@@ -67,6 +69,20 @@ def test_only_params_that_are_fields_of_the_target_are_taken() -> None:
     request = chain(story, Definitions(fields=[{"id": "who", "type": "text"}]))
 
     assert request.overrides == {"params": {"who": "joe"}}
+
+
+def test_a_daily_limit_of_the_target_counts_for_chained_jobs_too() -> None:
+    limit = {"type": "day", "enabled": True, "condition": "error", "amount": 2}
+    known = Definitions(limits=[limit])
+    assert chain(chaining(), known, today=1).event == "e2"
+
+    with pytest.raises(RuleBroken) as refused:
+        chain(chaining(), known, today=2)
+    text = "Maximum daily 'error' count of 2 has been reached for event: e2"
+    assert (refused.value.code, refused.value.description) == ("event", text)
+
+    off = Definitions(limits=[limit | {"enabled": False}, limit | {"amount": 0}])
+    assert chain(chaining(), off, today=9).event == "e2"
 
 
 def test_a_chained_job_may_wait() -> None:

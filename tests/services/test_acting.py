@@ -334,6 +334,19 @@ async def test_an_event_that_cannot_be_launched_is_an_error_of_the_action(stack:
     assert "manual" in done.description
 
 
+async def test_a_daily_limit_refuses_the_launch_of_an_action(stack: Stack) -> None:
+    limit = {"type": "day", "enabled": True, "condition": "complete", "amount": 1}
+    await stack.define("e2", limits=[limit])
+    await stack.define(actions=[action("run_event", event_id="e2")])
+    async with stack.scheduler():
+        [first] = await results(stack, await stack.run())
+        await stack.book.until("its end", lambda: len(stack.book.of(f.JobCompleted)) == 2)
+        [second] = await results(stack, await stack.run())
+    assert first.code == 0
+    text = "Maximum daily 'complete' count of 1 has been reached for event: e2"
+    assert (second.code, second.description) == ("run_event", text)
+
+
 def refusals(stack: Stack) -> list[f.ActionEnded]:
     ended: list[Any] = [recorded.fact for recorded in stack.book.of(f.ActionEnded)]
     return [fact for fact in ended if "chain" in fact.description]

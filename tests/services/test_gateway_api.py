@@ -532,3 +532,16 @@ async def test_one_key_of_the_configuration_leaves_the_others_as_they_are(api: A
     )
     assert await api.code("admin_update_config", {"timezone": "Mars/Olympus"}) == "api"
     assert (await api.ok("admin_get_config"))["config"] == config
+
+
+async def test_a_daily_limit_holds_for_magic_links_but_not_for_people(api: Api) -> None:
+    magic = {"type": "magic", "enabled": True, "key": "open-sesame"}
+    limit = {"type": "day", "enabled": True, "condition": "complete", "amount": 1}
+    triggers = [*EVENT["triggers"], magic]
+    await api.ok("create_event", EVENT | {"triggers": triggers, "limits": [limit]})
+    link = "/api/app/magic/v1/open-sesame"
+    assert (await api.client.get(link)).json()["code"] == 0  # live ones count as well
+    refused = (await api.client.get(link)).json()
+    text = "Maximum daily 'complete' count of 1 has been reached for event: backup"
+    assert (refused["code"], refused["description"]) == ("event", text)
+    await api.ok("run_event", {"id": "backup"})

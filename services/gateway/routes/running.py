@@ -8,6 +8,7 @@ from domain.checks import check_object, objects, strings
 from domain.errors import BadRequest, event_rule
 from domain.event import magic_token
 from domain.facts import Actor, JobRequested, Json
+from domain.firing import check_day
 from domain.ids import RESERVED
 from domain.macros import OVERRIDE
 from domain.run import (
@@ -200,6 +201,8 @@ async def _launched(call: Call, command: RunEvent) -> str:
         if made is None or not made_of.event:
             raise event_rule(f"Event not found: {event}")
         fact = decide_run(command, definitions, made, made_of, call.now)
+        if command.by is None:
+            check_day(event, made, lambda name: gateway.views.counted_today(event, name, call.now))
         if command.plain and not fact.overrides:
             gateway.remember_launchable(event, command.admin, made_of)
         return Decision(fact)
