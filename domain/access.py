@@ -4,7 +4,7 @@ Must not know how somebody proved who it is, nor any kind of record but keys, us
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,25 +58,30 @@ class Principal:
         if not self.may(privilege):
             raise AccessDenied(f"{self._name} does not have the privilege '{privilege}'.")
 
-    def may_see_category(self, category: str | None) -> bool:
-        """Whether a category is within its limits."""
-        return self.admin or not self.categories or category in self.categories
+    def may_see_category(self, category: Any) -> bool:
+        """Whether a category is within its limits; what is no text is not."""
+        if self.admin or not self.categories:
+            return True
+        return isinstance(category, str) and category in self.categories
 
     def may_see_groups(self, groups: Iterable[str]) -> bool:
         """Whether any of these group ids is within its limits."""
         return self.admin or not self.groups or not self.groups.isdisjoint(groups)
 
-    def may_see(self, category: str | None, targets: Sequence[str] | None) -> bool:
-        """Whether an event or a job is within its limits; no targets pass (api.md 1.5)."""
+    def may_see(self, category: Any, targets: Any) -> bool:
+        """Whether an event or a job is within its limits; no targets pass (api.md 1.5).
+
+        Whatever an admin may have written there (4.8): targets that are none are not within.
+        """
         if not self.may_see_category(category):
             return False
-        return not targets or self.may_see_groups(targets)
+        return not targets or self.may_see_groups(_strings(targets))
 
-    def require_access(self, category: str | None, targets: Sequence[str] | None) -> None:
+    def require_access(self, category: Any, targets: Any) -> None:
         """Raises AccessDenied for an event or a job outside its limits."""
         if not self.may_see_category(category):
             raise AccessDenied(f"{self._name} has no access to category '{category}'.")
-        if targets and not self.may_see_groups(targets):
+        if targets and not self.may_see_groups(_strings(targets)):
             raise AccessDenied(f"{self._name} has no access to any of the targets.")
 
     @property

@@ -127,9 +127,11 @@ def decide_delete_job(
 
 def children_of(record: Json) -> list[str]:
     """The ids of a final multiplex job's children, which go with it."""
-    nodes = (record.get("workflow") or {}).get("jobs")
+    workflow = record.get("workflow")
+    nodes = workflow.get("jobs") if isinstance(workflow, dict) else None
     rows = nodes.values() if isinstance(nodes, dict) else []
-    return [str(child["id"]) for row in rows for child in row if "id" in child]
+    children = [child for row in rows if isinstance(row, list) for child in row]
+    return [str(child["id"]) for child in children if isinstance(child, dict) and "id" in child]
 
 
 def chunk_subjects(facts: Iterable[f.Fact]) -> set[str]:

@@ -325,11 +325,12 @@ class JobTagged(FactBase):
 
 
 class JobUpdated(FactBase):
-    """An admin changed properties of a final job."""
+    """An admin changed properties of a final job; or one of its files, `erased`, was deleted."""
 
     event: str
     job: str
     changes: Json
+    erased: str | None = None
 
 
 class JobStarting(FactBase):

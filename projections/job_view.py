@@ -174,7 +174,7 @@ def without_places(record: Json) -> Json:
     workflow = record.get("workflow")
     nodes = workflow.get("jobs") if isinstance(workflow, dict) else None
     if isinstance(workflow, dict) and isinstance(nodes, dict):
-        jobs = {id: [_shown_child(child) for child in node] for id, node in nodes.items()}
+        jobs = {id: _shown_children(node) for id, node in nodes.items()}
         shown["workflow"] = workflow | {"jobs": jobs}
     return shown
 
@@ -189,8 +189,14 @@ def shown_files(files: Any) -> Any:
     ]
 
 
-def _shown_child(child: Json) -> Json:
-    return child | {"files": shown_files(child["files"])} if "files" in child else child
+def _shown_children(node: Any) -> Any:
+    return [_shown_child(child) for child in node] if isinstance(node, list) else node
+
+
+def _shown_child(child: Any) -> Any:
+    if not isinstance(child, dict) or "files" not in child:
+        return child
+    return child | {"files": shown_files(child["files"])}
 
 
 LATE = "Job was aborted, but received late update after completion."

@@ -141,6 +141,8 @@ def _job_activity(fact: f.Fact) -> Activity | None:
             return Activity("job_resume", fact.job, fact.job, {"params": fact.params})
         case f.JobTagged():
             return Activity("job_update_tags", fact.job, fact.job, {"tags": fact.tags})
+        case f.JobUpdated(erased=str(path)):
+            return Activity("job_delete_file", path, fact.job, {"path": path})
         case f.JobUpdated():
             return Activity("job_update", fact.job, fact.job, {"changes": fact.changes})
         case f.JobDeleted() if fact.actor.type in ("user", "key"):

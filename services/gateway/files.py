@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 from litestar.types import HTTPScope, Receive, Send
 
-from domain.facts import Blob, Json, from_plain
+from domain.checks import is_number
+from domain.facts import Blob, Json
 from services.gateway import jobs
 from services.gateway.auth import same_token
 from services.gateway.replies import ANY_ORIGIN, Reply, text_reply
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _OF_JOB = re.compile(r"files/jobs/([a-z0-9_]+)/[\w\-]+/[^/]+", re.ASCII)
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+_END_OF_TIME = 1e11  # Unix seconds; what comes after it has no date
 _UNKNOWN_TYPE = "application/octet-stream"
 # A page or a drawing may hold scripts; they would run with the reader's session.
 _ACTIVE = re.compile(r"html|xml|svg|script|pdf", re.IGNORECASE)
@@ -68,20 +70,21 @@ async def find(gateway: "Gateway", path: str) -> Json | None:
         return None
     if job is not None and job.finished is None:
         return None
-    files = (await jobs.filled(gateway, record)).get("files") or []
+    files = await jobs.files_of(gateway, record)
     return next((file for file in files if same_token(str(file.get("path")), path)), None)
 
 
 async def reply_to(gateway: "Gateway", asked: Asked) -> Reply | FileReply:
     """The answer to a request for a file: 200, 206, 304, 416, or 404 as text."""
     record = await find(gateway, asked.path)
-    if record is None or not record.get("blob"):
+    blob = jobs.blob_of(record.get("blob")) if record is not None else None
+    if record is None or blob is None:
         return text_reply("There is no such file.\n", 404)
-    blob = from_plain(Blob, record["blob"])
+    date = _date(record)
     headers = _headers(record, blob, asked.download)
-    if _is_known(asked.headers, blob, record["date"]):
+    if _is_known(asked.headers, blob, date):
         return Reply(b"", headers, 304)
-    stretch = _stretch(asked.headers, blob, record["date"])
+    stretch = _stretch(asked.headers, blob, date)
     if stretch is None:
         return Reply(b"", [*headers, (b"content-range", b"bytes */%d" % blob.size)], 416)
     offset, length = stretch
@@ -111,12 +114,18 @@ def _headers(record: Json, blob: Blob, download: str | None) -> list[tuple[bytes
         (b"content-type", (kind + charset).encode("latin-1")),
         (b"content-disposition", disposition.encode("latin-1")),
         (b"etag", _tag(blob)),
-        (b"last-modified", formatdate(record["date"], usegmt=True).encode()),
+        (b"last-modified", formatdate(_date(record), usegmt=True).encode()),
         (b"accept-ranges", b"bytes"),
         (b"cache-control", b"private, no-cache"),
         (b"content-security-policy", b"sandbox; default-src 'none'"),
         ANY_ORIGIN,
     ]
+
+
+def _date(record: Json) -> int:
+    """When the file was stored, in Unix seconds; 0 where the record does not say."""
+    date = record.get("date")
+    return int(date) if is_number(date) and 0 <= date < _END_OF_TIME else 0
 
 
 def _tag(blob: Blob) -> bytes:

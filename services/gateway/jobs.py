@@ -160,7 +160,7 @@ async def completed(gateway: "Gateway", record: Json) -> Json:
 async def filled(gateway: "Gateway", record: Json) -> Json:
     """A stored record with its large values filled in, and with its internal keys."""
     values: Json = {}
-    for key, blob in (record.get(LARGE_KEY) or {}).items():
+    for key, blob in large_of(record).items():
         if (value := await _kept_bytes(gateway, record, blob)) is not None:
             values[key] = json.loads(value)
     return record | values
@@ -189,13 +189,32 @@ def shown_rows(rows: Iterable[str], select: Sequence[str] | None = None) -> list
 
 def log_of(record: Json) -> Blob | None:
     """Where a final job's log is kept; None if it has none."""
-    log = record.get(LOG_KEY)
-    return from_plain(Blob, log) if log else None
+    return blob_of(record.get(LOG_KEY))
 
 
-async def _kept_bytes(gateway: "Gateway", record: Json, blob: Blob | Json) -> bytes | None:
+def large_of(record: Json) -> dict[str, Blob]:
+    """Where a final job's large values are kept, by their keys."""
+    large = record.get(LARGE_KEY)
+    found = {key: blob_of(blob) for key, blob in large.items()} if isinstance(large, dict) else {}
+    return {key: blob for key, blob in found.items() if blob is not None}
+
+
+def blob_of(value: Any) -> Blob | None:
+    """The place of stored bytes in a record; None for what is none, whoever wrote it there."""
+    try:
+        return from_plain(Blob, value) if value else None
+    except ValueError:
+        return None
+
+
+async def files_of(gateway: "Gateway", record: Json) -> list[Json]:
+    """What a final job left as files; an admin may have written anything there (api.md 4.8)."""
+    files = (await filled(gateway, record)).get("files")
+    return [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+
+
+async def _kept_bytes(gateway: "Gateway", record: Json, blob: Blob) -> bytes | None:
     """The bytes of a small blob; None if they are gone, which is logged."""
-    blob = blob if isinstance(blob, Blob) else from_plain(Blob, blob)
     try:
         return b"".join([part async for part in read_chunks(gateway.ledger, blob)])
     except ChunksMissing as error:
@@ -208,7 +227,7 @@ async def _kept_bytes(gateway: "Gateway", record: Json, blob: Blob | Json) -> by
         return None
 
 
-def category_and_targets(job: Job) -> tuple[str | None, list[Any]]:
+def category_and_targets(job: Job) -> tuple[Any, Any]:
     """What decides whether a caller may see a live job."""
     document = job.spec.document | job.changes
-    return document.get("category"), document.get("targets") or []
+    return document.get("category"), document.get("targets")

@@ -94,11 +94,17 @@ def test_a_damaged_account_has_no_rights(record: Json) -> None:
         ({"groups": ["main"]}, "other", [], True),
         ({"groups": ["main"]}, "other", None, True),
         ({"groups": ["main"], "categories": ["x"]}, "other", ["main"], False),
+        ({"categories": ["general"]}, ["general"], [], False),
+        ({"categories": ["general"]}, {"general": 1}, [], False),
+        ({"groups": ["main"]}, "other", 5, False),
+        ({"groups": ["main"]}, "other", True, False),
+        ({"groups": ["main"]}, "other", "main", False),
+        ({"groups": ["main"]}, "other", [{}], False),
+        ({"groups": ["main"]}, "other", [{}, "main"], True),
+        ({}, [1], [{}], True),
     ],
 )
-def test_limits_decide_what_is_seen(
-    limits: Any, category: str | None, targets: Any, seen: bool
-) -> None:
+def test_limits_decide_what_is_seen(limits: Any, category: Any, targets: Any, seen: bool) -> None:
     limited = having("run_jobs", **limits)
 
     assert limited.may_see(category, targets) is seen

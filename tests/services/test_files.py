@@ -1,15 +1,18 @@
 """Uploads and files over HTTP: what goes in, who may read it back, and what is never shown."""
 
+import json
 from typing import Any
 
 import pytest
 
 from domain.facts import (
     Actor,
+    Blob,
     JobAssigned,
     JobCompleted,
     JobFinished,
     JobRequested,
+    JobUpdated,
     MadeOf,
     to_plain,
 )
@@ -192,9 +195,118 @@ async def test_the_files_of_a_finished_job_are_read_and_deleted(api: Api, ledger
     await api.ok("delete_job_file", {"id": job, "path": path})
     assert (await api.client.get(f"/{path}")).status_code == 404
     assert (await api.ok("get_job", {"id": job}))["job"]["files"] == []
+    [row] = (await api.ok("search_activity", {"query": "action:job_delete_file", "limit": 9}))[
+        "rows"
+    ]
+    assert (row["action"], row["description"], row["path"]) == ("job_delete_file", path, path)
 
 
-async def finish(api: Api, job: str, file: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "files",
+    ["x", 5, [1], [{}], [{"path": 1}], [{"path": "PATH"}], [{"path": "PATH", "blob": "x"}]],
+)
+async def test_files_that_an_admin_wrote_over_are_no_files(api: Api, files: Any) -> None:
+    await api.ok("create_event", EVENT)
+    job = (await api.ok("run_event", {"id": "backup"}))["id"]
+    path = f"files/jobs/{job}/{'x' * 43}/out.txt"
+    await finish(api, job, {"path": path})
+    written = json.loads(json.dumps(files).replace("PATH", path))
+
+    await api.ok("update_job", {"id": job, "files": written})
+
+    assert (await api.client.get(f"/{path}")).status_code == 404
+    assert (await api.ok("get_job", {"id": job}))["job"]["id"] == job
+    known = path in json.dumps(written)
+    assert await api.code("delete_job_file", {"id": job, "path": path}) == (0 if known else "job")
+
+
+async def test_a_file_without_a_date_is_read(api: Api, ledger: Ledger) -> None:
+    await api.ok("create_event", EVENT)
+    job = (await api.ok("run_event", {"id": "backup"}))["id"]
+    blob = await write_chunks(ledger, f"chunks.s1.{job}", [b"result"])
+    path = f"files/jobs/{job}/{'x' * 43}/out.txt"
+    for date in ({}, {"date": "yesterday"}, {"date": 1e300}):
+        await finish_or_update(api, job, {"path": path, "blob": to_plain(blob)} | date)
+        assert (await api.client.get(f"/{path}")).content == b"result"
+
+
+async def test_a_file_in_a_long_list_is_deleted(api: Api, ledger: Ledger) -> None:
+    """Given a job whose files are kept in CHUNKS, when one is deleted, then it is gone."""
+    await api.ok("create_event", EVENT)
+    job = (await api.ok("run_event", {"id": "backup"}))["id"]
+    paths = [f"files/jobs/{job}/{letter * 43}/out.txt" for letter in "xy"]
+    files = json.dumps([{"path": path} for path in paths]).encode()
+    large = await write_chunks(ledger, f"chunks.s1.{job}", [files])
+    await finish(api, job, {}, large={"files": large})
+    shown = (await api.ok("get_job", {"id": job}))["job"]["files"]
+    assert [file["path"] for file in shown] == paths
+
+    await api.ok("delete_job_file", {"id": job, "path": paths[0]})
+
+    shown = (await api.ok("get_job", {"id": job}))["job"]["files"]
+    assert [file["path"] for file in shown] == paths[1:]
+
+
+@pytest.mark.parametrize("odd", ["x", 5, {"data": "x"}, {"sequences": 1}])
+async def test_a_record_with_odd_places_of_bytes_is_read_without_them(api: Api, odd: Any) -> None:
+    await api.ok("create_event", EVENT)
+    job = (await api.ok("run_event", {"id": "backup"}))["id"]
+    await finish(api, job, {})
+    changes = {"_log": odd, "_large": odd}
+    await api.record(JobUpdated(at=NOW, actor=SYSTEM, event="backup", job=job, changes=changes))
+
+    assert (await api.ok("get_job", {"id": job}))["job"]["id"] == job
+    assert (await api.ok("get_jobs", {"ids": [job], "verbose": True}))["jobs"][0]["id"] == job
+    assert (await api.client.get(f"/api/app/get_job_log/v1?id={job}")).status_code == 204
+    assert await api.code("delete_job_file", {"id": job, "path": "files/x"}) == "job"
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"category": [1]},
+        {"category": {"a": 1}},
+        {"targets": 5},
+        {"targets": True},
+        {"targets": [{}]},
+        {"workflow": "x"},
+        {"workflow": {"jobs": {"n": 5}}},
+    ],
+)
+async def test_what_an_admin_wrote_into_a_job_breaks_nobodys_reads(
+    api: Api, odd: Any, live: bool
+) -> None:
+    await api.ok("create_event", EVENT)
+    limits = {"categories": ["general"], "groups": ["main"], "privileges": {"run_jobs": True}}
+    key = (await api.ok("create_api_key", {"title": "Limited", **limits}))["plain_key"]
+    job = (await api.ok("run_event", {"id": "backup"}))["id"]
+    if not live:
+        await finish(api, job, {})
+
+    await api.ok("update_job", {"id": job} | odd)
+
+    hidden = "workflow" not in odd
+    for headers in ({}, {"x_api_key": key}):
+        code = await api.code("get_job", {"id": job}, **headers)
+        assert code == ("access" if headers and hidden and not live else 0)
+        for name in ("get_jobs", "get_active_jobs", "get_active_job_summary"):
+            asked = {"ids": [job]} if name == "get_jobs" else {}
+            assert await api.code(name, asked, **headers) == 0
+    if not live:
+        assert await api.code("delete_job", {"id": job}) == 0
+
+
+async def finish_or_update(api: Api, job: str, file: dict[str, Any]) -> None:
+    if job in api.gateway.views.active.jobs:
+        await finish(api, job, file)
+    else:
+        await api.ok("update_job", {"id": job, "files": [file]})
+
+
+async def finish(
+    api: Api, job: str, file: dict[str, Any], *, large: dict[str, Blob] | None = None
+) -> None:
     about = {"at": NOW, "actor": SYSTEM, "event": "backup", "job": job}
     run = about | {"server": "s1", "boot": "b1"}
     live = api.gateway.views.active.jobs[job].request
@@ -207,7 +319,8 @@ async def finish(api: Api, job: str, file: dict[str, Any]) -> None:
             code=0,
             description="Fine",
             ended=NOW,
-            report={"files": [file]},
+            report={"files": [file] if file else []},
+            large=large or {},
         )
     )
     await api.record(JobCompleted(**about, code=0, description="Fine"))

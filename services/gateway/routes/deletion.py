@@ -5,9 +5,10 @@ and the bytes (design.md 8).
 """
 
 from domain import job_requests as requests
+from domain.checks import bounded
 from domain.deletion import children_of, decide_delete_job
 from domain.errors import job_rule
-from domain.facts import Blob, JobDeleted, Json, from_plain
+from domain.facts import JobDeleted, JobUpdated, Json, to_plain
 from domain.subjects import job_subject
 from projections.job_view import LARGE_KEY
 from services.gateway import jobs
@@ -57,7 +58,8 @@ async def _deletions(call: Call, record: Json) -> list[JobDeleted]:
     """What records that this job goes."""
     gateway = call.gateway
     id = record["id"]
-    parent = str((record.get("workflow") or {}).get("job") or "")
+    workflow = record.get("workflow")
+    parent = str(workflow.get("job") or "") if isinstance(workflow, dict) else ""
     reports = await gateway.views.history(lambda history: history.facts_of(id))
     subject = job_subject(requests.event_of(record), id)
     return decide_delete_job(
@@ -100,17 +102,26 @@ async def delete_job_file(call: Call, asked: tuple[str, str]) -> Payload:
     """api.md 8.6. The bytes go after the record: what a crash leaves goes with the job."""
     id, path = asked
     record = await final_job(call, id)
-    files = (await jobs.filled(call.gateway, record)).get("files") or []
+    files = await jobs.files_of(call.gateway, record)
     found = next((file for file in files if file.get("path") == path), None)
     if found is None:
         raise job_rule(f"The job has no such file: {path}")
     changes: Json = {"files": [file for file in files if file is not found]}
-    if "files" in (record.get(LARGE_KEY) or {}):
-        rest = {key: blob for key, blob in record[LARGE_KEY].items() if key != "files"}
-        changes[LARGE_KEY] = rest
-    fact = requests.decide_update_final(record, changes, now=call.now, actor=call.actor)
+    large = jobs.large_of(record)
+    if "files" in large:
+        changes[LARGE_KEY] = {k: to_plain(blob) for k, blob in large.items() if k != "files"}
+    fact = bounded(
+        JobUpdated(
+            at=call.now,
+            actor=call.actor,
+            event=requests.event_of(record),
+            job=record["id"],
+            changes=changes,
+            erased=path,
+        )
+    )
     await call.gateway.submit(call, lambda: Decision(fact))
-    if found.get("blob"):
-        for sequence in from_plain(Blob, found["blob"]).sequences:
+    if (blob := jobs.blob_of(found.get("blob"))) is not None:
+        for sequence in blob.sequences:
             await remove(call.gateway.ledger, sequence, overwrite=True, stream=CHUNKS)
     return {}

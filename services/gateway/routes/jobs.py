@@ -112,7 +112,8 @@ async def get_active_job_summary(call: Call, filters: Json) -> Payload:
         )
         _count(event["states"], row["state"])
         _count(event["sources"], row["source"])
-        for target in row.get("targets") or []:
+        targets = row.get("targets")
+        for target in targets if isinstance(targets, list) else ():
             _count(event["targets"], target)
     return {"events": summary}
 
