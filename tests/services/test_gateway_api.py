@@ -381,6 +381,28 @@ async def test_who_waits_for_a_job_gets_its_final_record(api: Api) -> None:
     assert again["job"] == record
 
 
+async def test_an_ephemeral_job_leaves_nothing_to_change(api: Api) -> None:
+    """Given a finished ephemeral job, when it is to change, then that is refused and it stays."""
+    await api.ok("create_event", EVENT)
+    job = (await api.ok("run_event", {"id": "backup", "ephemeral": True}))["id"]
+    await api.record(
+        JobCompleted(at=NOW, actor=SYSTEM, event="backup", job=job, code=0, description="")
+    )
+    before = (await api.ok("get_job", {"id": job}))["job"]
+    assert before["ephemeral"]
+
+    for name, change in (
+        ("manage_job_tags", {"tags": ["mine"]}),
+        ("update_job", {"label": "Mine"}),
+        ("delete_job_file", {"path": "files/x"}),
+    ):
+        reply = (await api.call(f"{name}/v1", {"id": job} | change)).json()
+        assert reply["code"] == "job"
+        assert "ephemeral" in reply["description"]
+
+    assert (await api.ok("get_job", {"id": job}))["job"] == before
+
+
 async def test_overrides_are_for_this_run_and_only_what_may_be_overridden(api: Api) -> None:
     await api.ok("create_event", EVENT)
     sent = {"id": "backup", "notes": "now", "params": {"a": 1}, "uid": "root", "state": "x"}

@@ -16,7 +16,7 @@ from services.gateway.endpoint import Call, Routes
 from services.gateway.gateway import Decision
 from services.gateway.params import Params
 from services.gateway.replies import Payload
-from services.gateway.routes.jobs import final_job
+from services.gateway.routes.jobs import check_kept, final_job
 from services.ledger.chunks import STREAM as CHUNKS
 from services.ledger.erasing import facts_of_job
 from services.ledger.raw import remove
@@ -102,6 +102,7 @@ async def delete_job_file(call: Call, asked: tuple[str, str]) -> Payload:
     """api.md 8.6. The bytes go after the record: what a crash leaves goes with the job."""
     id, path = asked
     record = await final_job(call, id)
+    check_kept(record)
     files = await jobs.files_of(call.gateway, record)
     found = next((file for file in files if file.get("path") == path), None)
     if found is None:

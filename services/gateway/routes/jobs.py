@@ -373,6 +373,7 @@ async def update_job(call: Call, asked: tuple[str, Json]) -> Payload:
             return Decision(fact)
         if record is None:
             raise requests.unknown_job(id)
+        check_kept(record)
         return Decision(
             requests.decide_update_final(record, changes, now=call.now, actor=call.actor)
         )
@@ -403,9 +404,16 @@ async def manage_job_tags(call: Call, asked: tuple[str, list[str]]) -> Payload:
     """api.md 4.9."""
     id, tags = asked
     record = await final_job(call, id)
+    check_kept(record)
     fact = requests.decide_tags(record, tags, now=call.now, actor=call.actor)
     await call.gateway.submit(call, lambda: Decision(fact))
     return {}
+
+
+def check_kept(record: Json) -> None:
+    """An ephemeral job is shown for a while and has no record that could change (D15)."""
+    if record.get("ephemeral"):
+        raise job_rule(f"The job is ephemeral and leaves no record to change: {record['id']}")
 
 
 async def final_job(call: Call, id: str) -> Json:
