@@ -18,7 +18,7 @@ from domain.checks import is_number
 from domain.facts import Blob, Json
 from services.gateway import jobs
 from services.gateway.auth import same_token
-from services.gateway.replies import ANY_ORIGIN, Reply, text_reply
+from services.gateway.replies import ANY_ORIGIN, Reply, send_parts, text_reply
 from services.ledger import uploads
 from services.ledger.chunks import read_range
 from services.ledger.errors import ChunksMissing
@@ -54,10 +54,7 @@ class FileReply:
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Send it as it is read."""
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        if scope["method"] != "HEAD":
-            async for part in self.parts:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send_parts(self.parts, scope, send)
 
 
 async def find(gateway: "Gateway", path: str) -> Json | None:

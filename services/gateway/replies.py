@@ -14,6 +14,10 @@ from isal import isal_zlib
 from litestar.types import HTTPScope, Receive, Send
 
 from domain.facts import Json
+from services import logs
+from services.ledger.errors import ChunksMissing, LedgerUnavailable
+
+log = logs.logger("replies")
 
 JSON_TYPE = (b"content-type", b"application/json")
 PRIVATE = (b"cache-control", b"private, no-store")
@@ -117,10 +121,24 @@ class ReplyStream:
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Send it as it comes."""
         await send({"type": "http.response.start", "status": 200, "headers": self.headers})
-        if scope["method"] != "HEAD":
-            async for part in self.parts:
+        await send_parts(self.parts, scope, send)
+
+
+async def send_parts(parts: AsyncIterator[bytes], scope: HTTPScope, send: Send) -> None:
+    """Send a reply's body as it is read.
+
+    Where bytes are gone it has no end: the connection is cut, so that nobody takes the reply for
+    whole.
+    """
+    if scope["method"] != "HEAD":
+        try:
+            async for part in parts:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (ChunksMissing, LedgerUnavailable) as error:
+            path, reason = scope["path"], str(error)
+            log.warning("A reply was cut off", action="reply_cut_off", path=path, reason=reason)
+            return
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def json_reply(payload: Payload, manner: Manner, status: int = 200) -> Reply:

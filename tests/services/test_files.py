@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from domain.facts import (
@@ -17,9 +18,10 @@ from domain.facts import (
     to_plain,
 )
 from services.ledger import reading
-from services.ledger.chunks import read_note, write_chunks
+from services.ledger.chunks import CHUNK, read_note, write_chunks
 from services.ledger.connection import Ledger
-from tests.services.gateway_kit import EVENT, NOW, Api, running_gateway
+from services.ledger.raw import remove
+from tests.services.gateway_kit import EVENT, NOW, Api, over_http, running_gateway
 
 SYSTEM = Actor(type="system", id="test")
 TEXT = bytes(range(256)) * 4000  # 1,024,000 bytes: two chunks
@@ -297,6 +299,45 @@ async def test_what_an_admin_wrote_into_a_job_breaks_nobodys_reads(
         assert await api.code("delete_job", {"id": job}) == 0
 
 
+async def test_a_log_whose_bytes_are_gone_is_not_found(api: Api, ledger: Ledger) -> None:
+    job, blob, token = await job_with_log(api, ledger)
+    await remove(ledger, blob.sequences[0], overwrite=True, stream="CHUNKS")
+
+    reply = await api.client.get(f"/api/app/get_job_log/v1?id={job}")
+    assert (reply.status_code, reply.json()["code"]) == (404, "notfound")
+    for name in ("view_job_log", "download_job_log"):
+        reply = await api.client.get(f"/api/app/{name}/v1?id={job}&t={token}")
+        assert (reply.status_code, reply.headers["content-type"][:10]) == (404, "text/plain")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+async def test_a_log_that_misses_a_later_part_is_cut_off(
+    api: Api, ledger: Ledger, encoding: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a log whose last part is gone, when it is read, then the reply never ends well."""
+    job, blob, token = await job_with_log(api, ledger)
+    await remove(ledger, blob.sequences[-1], overwrite=True, stream="CHUNKS")
+
+    async with over_http(api) as (_, port), httpx.AsyncClient() as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(
+                f"http://127.0.0.1:{port}/api/app/view_job_log/v1?id={job}&t={token}",
+                headers={"accept-encoding": encoding},
+            )
+
+    told = "".join(capsys.readouterr())
+    assert "reply_cut_off" in told
+    assert "Traceback" not in told
+
+
+async def job_with_log(api: Api, ledger: Ledger) -> tuple[str, Blob, str]:
+    await api.ok("create_event", EVENT)
+    job = (await api.ok("run_event", {"id": "backup"}))["id"]
+    blob = await write_chunks(ledger, f"chunks.s1.{job}", [bytes(6 * CHUNK)])
+    await finish(api, job, {}, log=blob)
+    return job, blob, (await api.ok("get_job", {"id": job}))["token"]
+
+
 async def finish_or_update(api: Api, job: str, file: dict[str, Any]) -> None:
     if job in api.gateway.views.active.jobs:
         await finish(api, job, file)
@@ -305,7 +346,12 @@ async def finish_or_update(api: Api, job: str, file: dict[str, Any]) -> None:
 
 
 async def finish(
-    api: Api, job: str, file: dict[str, Any], *, large: dict[str, Blob] | None = None
+    api: Api,
+    job: str,
+    file: dict[str, Any],
+    *,
+    large: dict[str, Blob] | None = None,
+    log: Blob | None = None,
 ) -> None:
     about = {"at": NOW, "actor": SYSTEM, "event": "backup", "job": job}
     run = about | {"server": "s1", "boot": "b1"}
@@ -321,6 +367,7 @@ async def finish(
             ended=NOW,
             report={"files": [file] if file else []},
             large=large or {},
+            log=log,
         )
     )
     await api.record(JobCompleted(**about, code=0, description="Fine"))

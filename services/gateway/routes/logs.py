@@ -18,6 +18,7 @@ from services.gateway.params import Params
 from services.gateway.replies import Payload, Reply, ReplyStream, text_reply, wants_gzip
 from services.ledger.chunks import read_chunks
 from services.ledger.connection import LedgerUnavailable
+from services.ledger.errors import ChunksMissing
 from services.ledger.live import ask_raw
 from services.ledger.secrets import log_token
 
@@ -112,7 +113,10 @@ async def _log_by_token(call: Call, id: str, token: str) -> Log | Reply:
     if not same_token(token, log_token(call.gateway.secret, id)):
         return text_reply("The token is not valid for this job.\n", 403)
     job, record = await jobs.find(call.gateway, id)
-    log = await _log(call, job, record) if record is not None else None
+    try:
+        log = await _log(call, job, record) if record is not None else None
+    except NotFound as error:
+        return text_reply(f"{error.description}\n", 404)
     return log if log is not None else text_reply("There is no log for this job.\n", 404)
 
 
@@ -148,7 +152,19 @@ async def _log(call: Call, job: Job | None, record: Json) -> Log | None:
     blob = job.finished.log if job is not None and job.finished else jobs.log_of(record)
     if blob is None or blob.size == 0:
         return None
-    return Log(read_chunks(call.gateway.ledger, blob), partial=False)
+    parts = read_chunks(call.gateway.ledger, blob)
+    try:
+        first = await anext(parts, b"")
+    except ChunksMissing:
+        raise NotFound(f"The job's log is gone: {record['id']}") from None
+    return Log(_from(first, parts), partial=False)
+
+
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The whole log, of which a part was read before the reply began."""
+    yield first
+    async for part in rest:
+        yield part
 
 
 async def _live_log(call: Call, job: Job) -> Log | None:
