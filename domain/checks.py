@@ -6,7 +6,7 @@ record.
 
 import math
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, TypeGuard, TypeVar
 
 from domain.errors import BadRequest
@@ -99,6 +99,24 @@ def is_number(value: object) -> TypeGuard[int | float]:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return math.isfinite(value) if isinstance(value, float) else abs(value) < _BEYOND
+
+
+def all_in(value: Any) -> Iterator[Any]:
+    """A value and all that is in it, keys included."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        yield item
+        if isinstance(item, dict):
+            waiting += item.keys()
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+
+
+def has_common_numbers(value: Any) -> bool:
+    """Whether a double can hold each integer in this JSON value: others could not read it."""
+    return all(is_number(item) for item in all_in(value) if type(item) is int)
 
 
 def is_integer(value: object) -> TypeGuard[int | float]:

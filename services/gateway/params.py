@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from domain.checks import cleaned, is_number
+from domain.checks import all_in, cleaned, has_common_numbers
 from domain.errors import BadRequest
 from domain.facts import Blob, Json
 from domain.ids import RESERVED as RESERVED_NAMES
@@ -203,28 +203,14 @@ def check_depth(value: Any) -> None:
 
 def check_no_nul(value: Any) -> None:
     """BadRequest for text that holds a NUL character, which no process could be given."""
-    if any(isinstance(item, str) and "\0" in item for item in _all_in(value)):
+    if any(isinstance(item, str) and "\0" in item for item in all_in(value)):
         raise BadRequest("Text must not hold NUL characters.")
 
 
 def check_numbers(value: Any) -> None:
     """BadRequest for an integer that no double can hold: others could not read it."""
-    numbers = (item for item in _all_in(value) if type(item) is int)
-    if not all(map(is_number, numbers)):
+    if not has_common_numbers(value):
         raise BadRequest("The JSON holds a number that is too large.")
-
-
-def _all_in(value: Any) -> Iterator[Any]:
-    """A value and all that is in it, keys included."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        yield item
-        if isinstance(item, dict):
-            waiting += item.keys()
-            waiting += item.values()
-        elif isinstance(item, list):
-            waiting += item
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from domain.checks import has_common_numbers
 from domain.facts import Json
 
 MAX_LINE = 32 * 1024 * 1024
@@ -78,6 +79,8 @@ def read_message(line: bytes) -> Message | Remark | None:
         fields = msgspec.json.decode(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         return Remark(f"WARNING: Output looks like JSON but is not: {str(error)[:200]}")
+    if _LONG_NUMBER.search(text) and not has_common_numbers(fields):
+        return Remark("WARNING: Output looks like a message but holds a number that is too large")
     marker = fields.get("xy")
     if marker in (1, True):
         return Message(fields)
@@ -85,6 +88,9 @@ def read_message(line: bytes) -> Message | Remark | None:
         return None
     return Remark('WARNING: Output carries a marker "xy" that is neither 1 nor true')
 
+
+# Fewer digits are a number that a double can hold.
+_LONG_NUMBER = re.compile(rb"\d{309}")
 
 _BLANKS = r"[ \t\r\f\v]*"
 

@@ -36,6 +36,30 @@ async def test_a_shell_job_runs_and_reports(scheduler: Bench) -> None:
     assert not finished.aborted
 
 
+@pytest.mark.parametrize("digits", [19, 30, 308, 309, 400, 5000])
+async def test_numbers_of_any_size_in_messages_do_not_keep_a_job_from_its_end(
+    scheduler: Bench, digits: int
+) -> None:
+    """Given messages with long integers in every field, then the job ends and is reported."""
+    fields = (
+        "progress code perf table data workflowData serverData files push html update_event "
+        "label description status custom xy complete"
+    ).split()
+    huge = "1" + "0" * digits
+    values = [huge, f"-{huge}", f'{{"a":{huge},"rows":[[{huge}]],"content":{huge}}}', f"[{huge}]"]
+    lines = [
+        f'{{"xy":1,"{name}":{value}}}'
+        for name in fields
+        for value in values
+        if name not in ("code", "complete")
+    ]
+    last = f'{{"xy":1,"complete":1,"code":{huge}}}'
+    text = "\n".join([*lines, last, '{"xy":1,"complete":1,"code":7}'])
+    order = await scheduler.script(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+    finished = await scheduler.finished(order)
+    assert finished.code == (int(huge) if digits <= 308 else 7)
+
+
 async def test_nothing_of_a_reported_job_is_left_on_the_disk(
     scheduler: Bench, tmp_path: Path
 ) -> None:

@@ -279,6 +279,9 @@ def test_false_markers_are_plain_output(marker: str) -> None:
     [
         b'{"xy":1,"a":NaN}',
         b'{"xy":1,"progress":1e400}',
+        b'{"xy":1,"progress":1' + b"0" * 400 + b"}",
+        b'{"xy":1,"complete":1,"code":-1' + b"0" * 400 + b"}",
+        b'{"xy":1,"data":{"a":[{"b":1' + b"0" * 309 + b"}]}}",
         b'{"xy":1,"a":"\\ud800"}',
         b'{"xy":1,"a":' + b"[" * 500 + b"}",
         b'{"xy":1,"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -286,6 +289,10 @@ def test_false_markers_are_plain_output(marker: str) -> None:
 )
 def test_what_no_ledger_could_hold_is_not_a_message(line: bytes) -> None:
     assert isinstance(read_message(line), Remark)
+
+
+def test_many_digits_in_a_text_are_no_number() -> None:
+    assert isinstance(read_message(b'{"xy":1,"label":"' + b"1" * 400 + b'"}'), Message)
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
