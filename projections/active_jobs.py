@@ -52,6 +52,7 @@ class StoredJobs:
     owners: list[Job]
     owed: dict[str, int]
     results: dict[str, dict[str, Json]]
+    boots: dict[str, str] = field(default_factory=dict)
 
 
 class ActiveJobs:
@@ -68,6 +69,7 @@ class ActiveJobs:
         self.weights: dict[str, float] = {}
         self.owed: dict[str, Job] = {}
         self.results: dict[str, dict[str, Json]] = {}
+        self._boots: dict[str, str] = {}  # of each server the newest
         self._assembly = Assembly()
 
     def apply(self, recorded: Recorded) -> list[Job]:
@@ -114,6 +116,7 @@ class ActiveJobs:
             owners=[replace(job, spec=_NO_SPEC) for job in owners.values()],
             owed={follower: places[id(job)] for follower, job in self.owed.items()},
             results={parent: dict(ended) for parent, ended in self.results.items()},
+            boots=dict(self._boots),
         )
 
     def restore(self, state: StoredJobs) -> None:
@@ -125,7 +128,7 @@ class ActiveJobs:
             self._count(None, job)
         owners = [self._whole(job) for job in state.owners]
         self.owed = {follower: owners[place] for follower, place in state.owed.items()}
-        self.results = state.results
+        self.results, self._boots = state.results, state.boots
 
     def _whole(self, job: Job) -> Job:
         return replace(job, spec=self._spec(job.request, job.sequence))
@@ -216,8 +219,19 @@ class ActiveJobs:
         return [moved]
 
     def _joined(self, recorded: Recorded) -> list[Job]:
-        ids = sorted(self.by_server.get(getattr(recorded.fact, "server", ""), ()))
+        joined = recorded.fact
+        assert isinstance(joined, f.ServerJoined)
+        self._boots[joined.server] = joined.boot
+        ids = sorted(self.by_server.get(joined.server, ()))
         return [job for id in ids for job in self._evolve(id, recorded)]
+
+    def _returned(self, recorded: Recorded) -> list[Job]:
+        """A runner that another one replaced says nothing of its jobs any more (design.md 7)."""
+        fact = recorded.fact
+        assert isinstance(fact, f.JobReturned)
+        if self._boots.get(fact.server, fact.boot) != fact.boot:
+            return []
+        return self._evolve(fact.job, recorded)
 
     def _flushed(self, recorded: Recorded) -> list[Job]:
         assert isinstance(recorded.fact, f.QueueFlushed)
@@ -337,6 +351,7 @@ _FOLDS: Mapping[type[f.FactBase], Callable[[ActiveJobs, Recorded], list[Job]]] =
     f.QueueFlushed: ActiveJobs._flushed,
     f.JobDeleted: ActiveJobs._deleted,
     f.ServerJoined: ActiveJobs._joined,
+    f.JobReturned: ActiveJobs._returned,
 }
 
 

@@ -245,7 +245,7 @@ class Views:
     def _sweep(self, now: float) -> None:
         """Forget documents that are stored; each is looked at once, the oldest first."""
         stored = self.history_position
-        if stored == self._swept_upto or now - self._swept < _SWEEP:
+        if stored == self._swept_upto or 0 <= now - self._swept < _SWEEP:
             return
         self._swept, self._swept_upto = now, stored
         for kept, seconds in ((self._finals, 0.0), (self._ephemeral, KEPT_FOR)):

@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections import Counter
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -304,15 +305,14 @@ class Runner:
         if not news:
             return
         aborts = {r.fact.order: r.fact for r in news if isinstance(r.fact, JobAbortOrdered)}
-        orders = [
-            (recorded.sequence, fact, None if recorded.sequence in aborts else self._at_hand(fact))
-            for recorded in news
-            if isinstance(fact := recorded.fact, JobAssigned)
-            and self._is_for_us(recorded.sequence, fact)
-        ]
+        orders: dict[str, _Order] = {}
+        for recorded in news:
+            order, fact = recorded.sequence, recorded.fact
+            if isinstance(fact, JobAssigned) and self._is_for_us(order, fact, orders):
+                orders[fact.job] = order, fact, None if order in aborts else self._at_hand(fact)
         starts: list[tuple[Run, Launch]] = []
-        if self._keep(orders, news[-1].sequence):
-            for order, _, launch in orders:
+        if self._keep(list(orders.values()), news[-1].sequence):
+            for order, _, launch in orders.values():
                 run = self._new_run(order)
                 if launch is not None:
                     starts.append((run, launch))
@@ -340,8 +340,11 @@ class Runner:
             return False
         return True
 
-    def _is_for_us(self, order: int, fact: JobAssigned) -> bool:
-        """Whether to run this order; what is not for us is given back or left to the folds."""
+    def _is_for_us(self, order: int, fact: JobAssigned, taken: Container[str]) -> bool:
+        """Whether to run this order; what is not for us is given back or left to the folds.
+
+        `taken` are the jobs that are to be run already.
+        """
         if order in self._spool.entries:
             return False
         if fact.boot != self.identity.boot:
@@ -352,7 +355,7 @@ class Runner:
         if self.draining:
             self._give_back(order, fact, "The runner is draining.")
             return False
-        if fact.job in self.runs:
+        if fact.job in self.runs or fact.job in taken:
             self._give_back(order, fact, "The runner still holds this job.")
             return False
         return True

@@ -198,8 +198,16 @@ class Spool:
         """The ledger has the end of this order: forget it. If this is lost, it is told again."""
         self._write([{"t": "reported", "o": order}], late=True)
         if self._size + len(self._late) > self._room:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Write the journal anew, if there is room; else it is tried with the next line."""
+        try:
             self._compact()
             self._rotate_exits()
+        except OSError as error:
+            self._broken = True
+            log.error("The spool cannot be written", action="spool_broken", reason=str(error))
 
     def belongs_to(self, ledger: str) -> None:
         """Bind a new spool to this ledger; ConfigError if it is bound to another one."""
@@ -330,12 +338,16 @@ class Spool:
         fresh = self.directory / "journal.new"
         data = b"".join(map(_line, self._remembered()))
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        write_all(descriptor, data)
+        try:
+            write_all(descriptor, data)
+            with suppress(OSError):
+                os.posix_fallocate(descriptor, 0, len(data) + max(COMPACT_ABOVE, len(data)))
+            os.fsync(descriptor)
+            fresh.rename(self._journal_path)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._room = max(COMPACT_ABOVE, len(data))
-        with suppress(OSError):
-            os.posix_fallocate(descriptor, 0, len(data) + self._room)
-        os.fsync(descriptor)
-        fresh.rename(self._journal_path)
         _sync_directory(self.directory)
         if self._journal >= 0:
             os.close(self._journal)

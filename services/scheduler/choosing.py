@@ -25,8 +25,11 @@ from projections.fleet import Fleet
 
 # A server silent for this long gets no new jobs (heartbeats come once a second).
 SILENT = 10.0
-# So long after a term began or the connection came back, silence says nothing yet.
+# So long after a term began, the connection came back or this process stood still, silence says
+# nothing yet.
 SETTLE = 5.0
+# Rounds come each second; after a pause as long as this nobody can have been heard.
+STOOD_STILL = 3.0
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class Chooser:
         self.listening = 0.0
         self.heard_of: dict[str, Heard] = {}
         self._lost: set[str] = set()
+        self._rounded = 0.0
         self._draw = random.Random()  # noqa: S311 - the draw is recorded, not a secret
         self._weight: defaultdict[str, float] = defaultdict(float)
         self._count: Counter[str] = Counter()
@@ -70,15 +74,22 @@ class Chooser:
 
     def begin(self) -> None:
         """A new term: what was heard as a standby counts, silence does not yet."""
-        self.listening = self.ticks()
+        self.listening = self._rounded = self.ticks()
 
     def deafened(self) -> None:
         """The connection was lost; the next round starts listening anew."""
         self.listening = 0.0
 
     def round(self) -> None:
-        """A new round: earlier rounds' decisions are folded by now."""
-        self.listening = self.listening or self.ticks()
+        """A new round: earlier rounds' decisions are folded by now.
+
+        Where this process stood still itself, what it missed is no silence of others.
+        """
+        now = self.ticks()
+        if now - self._rounded > STOOD_STILL:
+            self.listening = now
+        self._rounded = now
+        self.listening = self.listening or now
         self._weight.clear()
         self._count.clear()
         self._robin.clear()
@@ -170,7 +181,7 @@ class Chooser:
         fitting, problem = self._fitting(job)
         roomy = with_room(fitting, job.spec.weight)
         if not roomy:
-            unsettled = self.ticks() - self.listening < SETTLE and not fitting
+            unsettled = not fitting and self._unsettled(job)
             return NoServer(problem or NO_SERVER, unsettled=unsettled)
         robin = self._robin.get(job.event)
         if robin is None:
@@ -188,7 +199,22 @@ class Chooser:
         fitting, problem = self._fitting(job)
         if fitting:
             return Eligible([server.id for server in fitting])
-        return NoServer(problem or NO_SERVER, unsettled=self.ticks() - self.listening < SETTLE)
+        return NoServer(problem or NO_SERVER, unsettled=self._unsettled(job))
+
+    def _unsettled(self, job: Job) -> bool:
+        """Whether a server for this job may merely not have been heard yet.
+
+        One that has not left may be as slow towards a new leader as towards one that knew it.
+        """
+        listened = self.ticks() - self.listening
+        if not SETTLE <= listened < SILENT:
+            return listened < SETTLE
+
+        def may_be_slow(server: str) -> bool:
+            known = self.fleet.servers.get(server)
+            return known is not None and not known.left and not self.silent(server, SILENT)
+
+        return bool(resolve(job.value("targets"), self.fleet.directory, may_be_slow))
 
     def _fitting(self, job: Job) -> tuple[list[ServerView], str | None]:
         """Present, enabled servers that the targets name and the expression lets through."""

@@ -161,3 +161,22 @@ def test_a_parent_is_not_over_while_a_retry_of_its_child_is_only_named() -> None
     fold(jobs, [completed("j3")], after=jobs.position)
     assert jobs.all_over(jobs.jobs["j1"])
     assert [result["id"] for result in jobs.results["j1"].values()] == ["j3"]
+
+
+def test_a_runner_that_was_replaced_gives_no_job_back() -> None:
+    """Else the job is handed out again and again, while the new runner has it already."""
+    named: Json = {"server": "s1", "machine_boot": "m", "hostname": "h"}
+    joined = [fact(f.ServerJoined, boot=boot, **named) for boot in ("old", "b")]
+    jobs = fold(views(), [*joined, requested("j1"), assigned("j1")])
+    given: Json = {
+        "server": "s1",
+        "job": "j1",
+        "order": 5,
+        "reason": "The runner was started anew.",
+    }
+
+    fold(jobs, [fact(f.JobReturned, boot="old", **given)], after=5)
+    assert jobs.jobs["j1"].state is JobState.STARTING
+
+    fold(jobs, [fact(f.JobReturned, boot="b", **given)], after=6)
+    assert jobs.jobs["j1"].state is JobState.READY

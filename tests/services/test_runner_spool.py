@@ -249,6 +249,32 @@ def test_orders_that_cannot_be_kept_leave_no_folder_behind(
     spool.close()
 
 
+def test_a_full_disk_costs_no_descriptors_and_ends_no_runner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is to be written anew, again and again, and there is no room for it."""
+    monkeypatch.setattr("services.runner.spool.COMPACT_ABOVE", 1)
+    spool = Spool(tmp_path, "machine1")
+    spool.take([(n, assigned(f"j{n}"), None) for n in range(1, 9)], 8)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def no_room(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.runner.spool.os.fsync", no_room)
+        for order in range(1, 9):
+            spool.reported(order)
+            spool.flush()
+    assert len(os.listdir("/proc/self/fd")) == before
+    spool.take([(9, assigned("j9"), None)], 9)
+    spool.close()
+
+    again = Spool(tmp_path, "machine1")
+    assert again.entries.keys() == {9}
+    again.close()
+
+
 def as_of_before(directory: Path) -> None:
     """Have the spool look as the release before this one wrote it."""
     journal = directory / "journal"
