@@ -175,7 +175,11 @@ class Dispatching:
         return self._crowd.patience(self.chooser.ticks()) if self._crowd else math.inf
 
     def decide(self, now: float, limit: int) -> list[Decision]:
-        """One round: at most about `limit` decisions, oldest concerns first."""
+        """One round: at most about `limit` decisions, oldest concerns first.
+
+        What is decided about one concern goes together: of a limit that fires, say, the change of
+        the job without its abort would leave it running for good.
+        """
         self._taken.clear()
         self._queued.clear()
         self._decided.clear()
@@ -191,8 +195,8 @@ class Dispatching:
             self._leave_queues(now),
             self._settle_crowd(now, decisions),
         ):
-            for decision in source:
-                decisions.append(decision)
+            for together in source:
+                decisions += together
                 if len(decisions) >= limit:
                     return decisions
         return decisions
@@ -248,32 +252,30 @@ class Dispatching:
 
     # --- decisions -------------------------------------------------------------------------
 
-    def _followers(self, now: float) -> Iterator[Decision]:
+    def _followers(self, now: float) -> Iterator[list[Decision]]:
         """Retries and children that were named and not yet requested (design.md 3.3)."""
         for id, job in list(self.jobs.owed.items()):
             if job.final is not None and job.final.retry is not None:
                 made_of = self.definitions.retry_made_of(job.request.made_of, job.spec.document)
                 fact = completion.retry_request(job, job.final.retry, made_of, now, self.actor)
-                yield id, fact
+                yield [(id, fact)]
             for child in job.children:
                 if child.job == id:
-                    yield id, multiplex.child_request(job, child, now=now, actor=self.actor)
+                    yield [(id, multiplex.child_request(job, child, now=now, actor=self.actor))]
 
-    def _flush(self, now: float) -> Iterator[Decision]:
+    def _flush(self, now: float) -> Iterator[list[Decision]]:
         flushes = [r for r in self._flushes if not self._crowd.holds_before(r.sequence)]
         for recorded in flushes:
             self._flushes.remove(recorded)
             event = getattr(recorded.fact, "event", "")
             ids = [j.id for j in self.jobs.of_event(event) if j.state is JobState.QUEUED]
             self._decided.update(ids)
-            yield (
-                f"flush-{recorded.sequence}",
-                f.QueueFlushed(
-                    at=now, actor=self.actor, cause=recorded.sequence, event=event, jobs=ids
-                ),
+            fact = f.QueueFlushed(
+                at=now, actor=self.actor, cause=recorded.sequence, event=event, jobs=ids
             )
+            yield [(f"flush-{recorded.sequence}", fact)]
 
-    def _kill_strangers(self, now: float) -> Iterator[Decision]:
+    def _kill_strangers(self, now: float) -> Iterator[list[Decision]]:
         """Order the end of processes whose jobs were declared lost (design.md 6)."""
         for server, id, number in self._strangers.take():
             fact = f.JobAbortOrdered(
@@ -285,17 +287,17 @@ class Dispatching:
                 order=number,
                 reason="The job was declared lost before its server came back.",
             )
-            yield f"{id}-{number}-stranger", fact
+            yield [(f"{id}-{number}-stranger", fact)]
 
-    def _settle_touched(self, now: float) -> Iterator[Decision]:
+    def _settle_touched(self, now: float) -> Iterator[list[Decision]]:
         while self._touched:
             id = next(iter(self._touched))
             del self._touched[id]
             job = self.jobs.jobs.get(id)
             if job is not None and id not in self._decided:
-                yield from self._settled(job, now)
+                yield self._settled(job, now)
 
-    def _settle_crowd(self, now: float, decisions: list[Decision]) -> Iterator[Decision]:
+    def _settle_crowd(self, now: float, decisions: list[Decision]) -> Iterator[list[Decision]]:
         """New jobs that find no room, when there is anything else to write or they waited enough.
 
         Last of all: what ends in this round may have made room for them.
@@ -400,15 +402,15 @@ class Dispatching:
         else:
             yield self._complete(job, result, now)
 
-    def _limits(self, now: float) -> Iterator[Decision]:
+    def _limits(self, now: float) -> Iterator[list[Decision]]:
         """Once a second: the limits that running jobs exceed (execution.md 7.1)."""
         if not self._limits_due:
             return
-        self._limits_due = False
         for job, decisions in self.stages.limits(now):
             if job.id not in self._decided:
                 self._decided.add(job.id)
-                yield from decisions
+                yield decisions
+        self._limits_due = False  # not before all were looked at: the round may end in between
 
     def _complete(
         self, job: Job, result: completion.Result, now: float, workflow: Json | None = None
@@ -442,7 +444,7 @@ class Dispatching:
         )
         return f"{job.id}-{job.order}-abort", fact
 
-    def _leave_queues(self, now: float) -> Iterator[Decision]:
+    def _leave_queues(self, now: float) -> Iterator[list[Decision]]:
         """Fill the freed slots of each scope from its queue, in order (execution.md 6.3)."""
         while self._freed:
             scope = next(iter(self._freed))
@@ -457,7 +459,7 @@ class Dispatching:
                 found = list(self._start(job, now))
                 if not found:
                     starved.add(targets)
-                yield from found
+                yield found
             self._freed.pop(scope, None)
 
     def _order_at_once(self, job: Job, now: float) -> Iterator[Decision]:
