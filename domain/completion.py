@@ -11,6 +11,7 @@ from domain import facts as f
 from domain.facts import Json
 from domain.ids import derived_job_id
 from domain.job import Job
+from domain.known import Known
 from domain.limits import first_enabled
 
 Code = int | float | str
@@ -65,10 +66,19 @@ def result_of(job: Job) -> Result | None:
 
 
 def complete(
-    job: Job, result: Result, *, known_tags: Mapping[str, str], now: float, actor: f.Actor
+    job: Job,
+    result: Result,
+    *,
+    known_tags: Mapping[str, str],
+    now: float,
+    actor: f.Actor,
+    launchable: bool = True,
 ) -> f.JobCompleted:
-    """The fact that makes a job final. `known_tags` maps tag ids and titles to ids."""
-    retry = retry_of(job, result, now)
+    """The fact that makes a job final. `known_tags` maps tag ids and titles to ids.
+
+    `launchable` says whether its successor could be launched now.
+    """
+    retry = retry_of(job, result, now, launchable=launchable)
     return f.JobCompleted(
         at=now,
         actor=actor,
@@ -110,12 +120,31 @@ def retry_request(
     )
 
 
-def retry_of(job: Job, result: Result, now: float) -> f.Follower | None:
+def relaunchable(job: Job, known: Known) -> bool:
+    """Whether a successor of the job could be launched now (execution.md 8).
+
+    Its event, category and plugin are there and enabled; a test asks for none of this.
+    """
+    if job.request.test:
+        return True
+    document = job.spec.document
+    records = (
+        known.event(job.event),
+        known.record("category", str(document.get("category"))),
+        known.record("plugin", str(document.get("plugin"))),
+    )
+    return all(record is not None and record.get("enabled", True) for record in records)
+
+
+def retry_of(job: Job, result: Result, now: float, *, launchable: bool = True) -> f.Follower | None:
     """The retry that a job with this result owes (execution.md 8).
 
-    None if there is none, and once completion actions have run: then the end is settled.
+    None if there is none, if its successor could not be launched, and once completion actions
+    have run: then the end is settled.
     """
     limit = job.spec.retry
+    if not launchable:
+        return None
     if job.ended is not None or job.children:
         return None  # the children of a multiplex job were retried, each for itself
     if result.code == 0 or (result.code == "abort" and not result.retry_ok) or limit is None:

@@ -422,7 +422,12 @@ class Dispatching:
         if self.chooser.limited(job):
             self._fleet_changed = True
         fact = completion.complete(
-            job, result, known_tags=self.definitions.tag_names, now=now, actor=self.actor
+            job,
+            result,
+            known_tags=self.definitions.tag_names,
+            now=now,
+            actor=self.actor,
+            launchable=completion.relaunchable(job, self.definitions),
         )
         if workflow is not None:
             fact = structs.replace(fact, workflow=workflow)

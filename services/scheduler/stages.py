@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from domain import acting
 from domain import facts as f
-from domain.completion import Result, retry_of
+from domain.completion import Result, relaunchable, retry_of
 from domain.dispatch import Chosen
 from domain.facts import Json
 from domain.job import Job, JobState
@@ -107,7 +107,9 @@ class Stages:
 
     def to_end(self, job: Job, result: Result, now: float) -> list[Decision]:
         """Begin the completion actions; [] without any, and for a job that is retried."""
-        if job.ended is not None or retry_of(job, result, now) is not None:
+        may_follow = relaunchable(job, self._definitions)
+        retry = retry_of(job, result, now, launchable=may_follow)
+        if job.ended is not None or retry is not None:
             return []
         chosen = acting.at_end(job, result, self._definitions.tag_names)
         begun = acting.begin(job, acting.END, chosen, now=now, actor=self.actor)

@@ -1,16 +1,24 @@
 """The life of a job, told in facts."""
 
+import pytest
 from hypothesis import given as forall
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain import facts as f
 from domain.assembly import Made, assemble
-from domain.completion import complete, normalise_code, result_of, retry_request
+from domain.completion import (
+    complete,
+    normalise_code,
+    relaunchable,
+    result_of,
+    retry_request,
+)
 from domain.dispatch import NO_SLOT, Chosen, NoServer, Situation, decide_start
 from domain.facts import Actor, Json, Recorded
 from domain.job import HOLDS_A_SLOT, Job, JobState, begin, evolve
 from domain.subjects import subject_of
+from tests.domain.world import World
 
 ACTOR = Actor(type="scheduler", id="7")
 EVENT: Json = {"id": "e1", "title": "Nightly", "enabled": True, "category": "general"}
@@ -187,6 +195,40 @@ def test_a_failed_job_with_a_retry_limit_names_its_successor() -> None:
     assert completed.tags == ["_error", "_retried"]
     follower = retry_request(job, completed.retry, f.MadeOf(event=1), 200.0, ACTOR)
     assert (follower.retry_count, follower.retry_prev, follower.wait) == (1, "j1", "retry_delay")
+
+
+def test_a_failed_job_whose_retry_could_not_be_launched_has_none() -> None:
+    limits = [{"type": "retry", "enabled": True, "amount": 1}]
+    job = given(requested(), assigned(), started(11), finished(11, 1), event={"limits": limits})
+    result = result_of(job)
+    assert result is not None
+    completed = complete(job, result, known_tags={}, now=200.0, actor=ACTOR, launchable=False)
+    assert (completed.retry, completed.jobs) == (None, [])
+    assert completed.tags == ["_error", "_last"]
+
+
+@pytest.mark.parametrize("missing", ["event", "category", "plugin"])
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_retry_needs_event_category_and_plugin_unless_it_is_a_test(
+    missing: str, deleted: bool
+) -> None:
+    world = World()
+    world.events["e1"] = EVENT
+    job = given(requested(), event={"plugin": "shellplug"})
+    test = given(requested(test=True), event={"plugin": "shellplug"})
+    assert relaunchable(job, world)
+
+    place, id = {
+        "event": (world.events, "e1"),
+        "category": (world.catalog["category"], "general"),
+        "plugin": (world.catalog["plugin"], "shellplug"),
+    }[missing]
+    record = place.pop(id)
+    if not deleted:
+        place[id] = record | {"enabled": False}
+
+    assert not relaunchable(job, world)
+    assert relaunchable(test, world)
 
 
 def test_a_manual_abort_is_never_retried() -> None:

@@ -173,6 +173,7 @@ class Stack:
             "params": {"script": "true"},
             "triggers": [{"type": "manual", "enabled": True}],
         } | fields
+        self.content = definition
         fact = f.EventCreated(at=time.time(), actor=WHO, event=event, definition=definition)
         self.definition = await self.ledger.append(fact, id=f"create-{event}")
 
@@ -369,6 +370,32 @@ async def test_a_failed_job_is_retried_as_often_as_allowed(stack: Stack) -> None
         await stack.runner.finish(second, code=3)
         [last] = await stack.ended(second)
     assert (last.retry, last.tags) == (None, ["_error", "_last"])
+
+
+async def test_a_job_whose_event_was_disabled_meanwhile_is_not_retried_and_has_its_actions(
+    stack: Stack,
+) -> None:
+    stack.runner.hold = True
+    error = {"type": "tag", "condition": "error", "enabled": True, "tags": ["bad"]}
+    async with stack.scheduler():
+        await stack.define(
+            limits=[{"type": "retry", "enabled": True, "amount": 1}], actions=[error]
+        )
+        job = await stack.run()
+        await stack.book.until("the start", lambda: stack.book.of(f.JobStarted, job))
+        disabled = f.EventUpdated(
+            at=time.time(),
+            actor=WHO,
+            event="e1",
+            definition=stack.content | {"enabled": False},
+            changed=["enabled"],
+        )
+        await stack.ledger.append(disabled, id="disable-e1")
+        await stack.runner.finish(job, code=1)
+        [end] = await stack.ended(job)
+    assert (end.retry, end.tags) == (None, ["_error", "_last"])
+    assert len(stack.book.of(f.ActionEnded, job)) == 1
+    assert len(stack.book.of(f.JobRequested)) == 1
 
 
 async def test_no_job_ends_because_its_server_was_just_started_anew(stack: Stack) -> None:
