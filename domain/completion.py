@@ -100,9 +100,12 @@ def retry_request(
     """The request of the successor of an ended job (execution.md 8).
 
     `made_of` names the category and configuration now in force beside the event and plugin of
-    the first attempt.
+    the first attempt. Params given when the job was resumed are copied like those of its launch.
     """
     request = job.request
+    given = _params_to_copy(job)
+    before = request.overrides.get("params")
+    params = (before if isinstance(before, dict) else {}) | given
     return replace(
         request,
         at=now,
@@ -110,6 +113,7 @@ def retry_request(
         cause=job.version,
         job=retry.job,
         made_of=made_of,
+        overrides=request.overrides | {"params": params} if given else request.overrides,
         until=retry.until,
         wait="retry_delay" if retry.until is not None else None,
         retry_count=request.retry_count + 1,
@@ -118,6 +122,29 @@ def retry_request(
         fire=None,
         counters=None,
     )
+
+
+def _params_to_copy(job: Job) -> Json:
+    """The params as they were changed after the launch; {} if nobody changed any.
+
+    They are as they were for the process: no macro in them is expanded (again) by the retry
+    (execution.md 4, 10). What waits for a server still is as its author wrote it, and stays so.
+    """
+    changed = job.changes.get("params")
+    if not isinstance(changed, dict):
+        return {}
+    made = job.spec.document.get("params") or {}
+    waits = job.spec.deferred
+    return {
+        name: _verbatim(value)
+        for name, value in changed.items()
+        if name not in waits or value != made.get(name)
+    }
+
+
+def _verbatim(value: Any) -> Any:
+    """A param that expansion turns into this value."""
+    return value.replace("{{", "{{ '{' }}" * 2) if isinstance(value, str) else value
 
 
 def relaunchable(job: Job, known: Known) -> bool:

@@ -231,6 +231,31 @@ def test_a_retry_needs_event_category_and_plugin_unless_it_is_a_test(
     assert relaunchable(test, world)
 
 
+def test_a_retry_has_the_params_that_were_given_when_the_job_was_resumed() -> None:
+    author = {"params": {"a": "1", "b": "{{ params.a }}!", "on": "{{ server.id }}"}}
+    asked = requested(overrides={"algo": "random", "params": {"c": "3"}})
+    held = f.from_plain(f.JobStarting, common(101.0) | {"server": "s1"})
+    stage = {"stage": "start", "index": 0}
+    suspended = f.from_plain(f.JobSuspended, common(101.0) | stage)
+    told = {"a": "2", "c": "{{{ params.a }}", "go": True}
+    resumed = f.from_plain(f.JobResumed, common(102.0) | stage | {"params": told})
+    job = given(asked, held, suspended, resumed, event=author)
+
+    retry = retry_request(job, f.Follower(job="j2"), f.MadeOf(event=1), 200.0, ACTOR)
+
+    assert retry.overrides["algo"] == "random"
+    params = assemble(made(author), retry).document["params"]
+    assert params == told | {"b": "1!", "on": "{{ server.id }}"}
+
+
+def test_a_retry_asks_for_what_its_first_attempt_asked_for() -> None:
+    job = given(requested(overrides={"params": {"c": "{{ params.a }}"}}))
+
+    retry = retry_request(job, f.Follower(job="j2"), f.MadeOf(event=1), 200.0, ACTOR)
+
+    assert retry.overrides == job.request.overrides
+
+
 def test_a_manual_abort_is_never_retried() -> None:
     limits = [{"type": "retry", "enabled": True, "amount": 5}]
     abort = f.from_plain(f.JobAbortRequested, common(103.0) | {"reason": "stop"})
