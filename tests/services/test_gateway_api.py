@@ -335,6 +335,26 @@ async def test_live_lists_filter_and_page(api: Api) -> None:
     assert summary["sources"] == {"key": 3}
 
 
+async def test_live_lists_hide_invisible_jobs_unless_an_administrator_asks_for_them(
+    api: Api,
+) -> None:
+    await api.ok("create_event", EVENT)
+    run = await api.call("run_event/v1", {"id": "backup", "invisible": True})
+    job, sequence = run.json()["id"], int(run.headers["x-ledger-seq"])
+
+    assert (await api.ok("get_active_jobs"))["rows"] == []
+    assert (await api.ok("get_active_jobs", {"event": "backup", "seq": sequence}))["rows"] == []
+    assert (await api.ok("get_active_job_summary"))["events"] == {}
+    assert (await api.ok("get_job", {"id": job}))["job"]["invisible"] is True
+
+    made = await api.ok("create_api_key", {"title": "Viewer", "privileges": {}})
+    for key, ids in ({}, [job]), ({"X_API_Key": made["plain_key"]}, []):
+        found = await api.ok("get_active_jobs", {"invisible": True}, **key)
+        summary = await api.ok("get_active_job_summary", {"invisible": True}, **key)
+        assert [row["id"] for row in found["rows"]] == ids
+        assert list(summary["events"]) == ["backup"] * len(ids)
+
+
 async def test_live_jobs_can_be_seen_as_they_were(api: Api) -> None:
     await api.ok("create_event", EVENT)
     run = await api.call("run_event/v1", {"id": "backup"})

@@ -53,7 +53,8 @@ TRAVEL = {
 
 @api.endpoint(
     "get_active_jobs",
-    "List the jobs that are not finished. Any job key or dotted path filters.",
+    "List the jobs that are not finished. Any job key or dotted path filters; administrators see "
+    "invisible jobs with `invisible`.",
     parse=_active,
     fields={
         "state": "string",
@@ -78,8 +79,12 @@ async def get_active_jobs(call: Call, asked: Listing) -> Payload:
 
 
 def _visible_rows(call: Call, seen: Seen, filters: Json, *, plain: bool) -> list[Json]:
-    """The live jobs that match and that the caller may see, as rows."""
+    """The live jobs that match and that the caller may see, as rows.
+
+    Invisible ones are for administrators who filter by `invisible` (scheduling.md 4.2).
+    """
     active = seen.active
+    hidden = not (call.caller.admin and "invisible" in filters)
     wanted = filters.get("event")
     ids = active.by_event.get(wanted, set()) if isinstance(wanted, str) else active.jobs.keys()
     positions = jobs.Positions(seen)
@@ -88,6 +93,8 @@ def _visible_rows(call: Call, seen: Seen, filters: Json, *, plain: bool) -> list
     for id in ids:
         job = active.jobs[id]
         if isinstance(state, str) and job.state != state:
+            continue
+        if hidden and job.value("invisible"):
             continue
         if not call.caller.may_see(*jobs.category_and_targets(job)):
             continue
