@@ -177,6 +177,7 @@ def advance(
     outcome: Callable[[Key], Outcome | None],
     *,
     source: str,
+    shown: Callable[[], Json],
     now: float,
     actor: f.Actor,
 ) -> list[f.Fact]:
@@ -184,9 +185,10 @@ def advance(
 
     [] while they are under way.
 
-    `source` is that of the job, for a child that of its outermost parent (`sources` of suspend).
+    `source` is that of the job, for a child that of its outermost parent (`sources` of suspend);
+    `shown` tells what a label's macros may read of the job.
     """
-    story = _Story(job, now, actor)
+    story = _Story(job, shown, now, actor)
     if job.update_asked:
         story.change(job.update_asked)
     for run in unfinished(job):
@@ -214,8 +216,9 @@ def suspended_until(job: Job) -> float | None:
 class _Story:
     """The facts of one decision, and the changes to the job that they add up to."""
 
-    def __init__(self, job: Job, now: float, actor: f.Actor) -> None:
+    def __init__(self, job: Job, shown: Callable[[], Json], now: float, actor: f.Actor) -> None:
         self.job = job
+        self.shown = shown
         self.now = now
         self.facts: list[f.Fact] = []
         self.resumed = False
@@ -275,7 +278,7 @@ class _Story:
                 self._tags = list(dict.fromkeys([*(before or []), *added]))
                 return {"tags": self._tags}
             case "label":
-                return {"label": _label(self.job, action)}
+                return {"label": _label(action, self.shown())}
             case "run_event" if outcome.child is not None:
                 before = self.job.value("jobs") if self._jobs is None else self._jobs
                 self._jobs = [*(before or []), {"id": outcome.child, "reason": "action"}]
@@ -335,13 +338,12 @@ def _at_once(story: _Story, action: Json) -> Outcome:
             tags = [t for t in action.get("tags") or [] if isinstance(t, str)]
             return Outcome(0, f"Added tags: {', '.join(tags)}")
         case "label":
-            return Outcome(0, f"Label set: {_label(story.job, action)}")
+            return Outcome(0, f"Label set: {_label(action, story.shown())}")
         case _ if kind in _NOT_SUPPORTED:
             return Outcome("type", f"Actions of type {kind} are not supported.")
         case _:
             return Outcome("type", f"Unknown action type: {kind}")
 
 
-def _label(job: Job, action: Json) -> str:
-    context = job.spec.document | job.changes | {"server": job.server or ""}
+def _label(action: Json, context: Json) -> str:
     return _MARKUP.sub("", expand_text(str(action.get("label") or ""), context))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from domain import facts as f
-from domain.acting import LIMIT, UPDATE, actions_of
+from domain.acting import END, LIMIT, UPDATE, actions_of
 from domain.facts import Json
 from domain.job import ActionRun, Job, JobState
 
@@ -91,6 +91,7 @@ def _running(shown: Json, job: Job, live: Json) -> None:
 def _ended(shown: Json, job: Job) -> None:
     if job.finished is not None:
         _reported(shown, job.finished)
+        shown |= {key: job.changes[key] for key in _changed_at_end(job)}
     result = job.final or job.ended
     if job.completed is not None:
         shown["completed"] = job.completed
@@ -105,6 +106,23 @@ def _ended(shown: Json, job: Job) -> None:
         shown["description"] = job.finished.description
     if job.final is not None:
         _final(shown, job, job.final)
+
+
+def _changed_at_end(job: Job) -> set[str]:
+    """What completion actions changed: later than whatever the process reported (9.3).
+
+    Those that ran while the process did had their results before the job's was stated.
+    """
+    if job.ended is None:
+        return set()
+    ends = [run.ended for run in job.actions if run.stage == END and run.ended is not None]
+    return {
+        key
+        for ended in ends
+        if isinstance(ended.cause, int) and ended.cause >= job.ended_at
+        for key in ended.changes
+        if key in job.changes
+    }
 
 
 def _reported(shown: Json, finished: f.JobFinished) -> None:

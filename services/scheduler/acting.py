@@ -114,6 +114,10 @@ class Acting:
         """What became of an action; None while it is under way."""
         return self._outcomes.get((job, *key))
 
+    def shown(self, job: Job) -> Json:
+        """What the macros of a label may read of the job."""
+        return self._around.notices.label_context(job)
+
     def note(self, recorded: Recorded, job: Job | None) -> None:
         """Forget outcomes that are recorded; tell people of a suspension this term decided.
 

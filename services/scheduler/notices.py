@@ -73,12 +73,8 @@ class Notices:
     def notice(self, job: Job, run: ActionRun, now: float) -> Notice:
         """Everything that a template may read about this action of this job."""
         server = self.fleet.servers.get(job.server or "")
-        shown = document(job, groups=server.groups if server else ())
-        shown = {k: v for k, v in shown.items() if k not in (LOG_KEY, LARGE_KEY, "env")}
-        shown = without_places(shown)
         result = completion.result_of(job)
-        if result is not None:
-            shown |= {"code": result.code, "description": result.description}
+        shown = self._shown(job, result)
         kind = _kind(job, run, result)
         title = str(job.spec.title)
         record = server.record if server else {}
@@ -104,6 +100,22 @@ class Notices:
         more = expand_text(own, context, missing="n/a")
         context["text"] = " ".join(x for x in (f"{PRODUCT}: {sentence}.", more) if x)
         return Notice(job, run, kind, context)
+
+    def label_context(self, job: Job) -> Json:
+        """What the macros of a label may read: the job, and its server as a record (4, 9.3)."""
+        server = self.fleet.servers.get(job.server or "")
+        known = {"event_title": job.spec.title, "server": server.record if server else ""}
+        return self._shown(job, completion.result_of(job)) | known
+
+    def _shown(self, job: Job, result: completion.Result | None) -> Json:
+        """The job's document as strangers may read it, with the result it is about to have."""
+        server = self.fleet.servers.get(job.server or "")
+        shown = document(job, groups=server.groups if server else ())
+        shown = {k: v for k, v in shown.items() if k not in (LOG_KEY, LARGE_KEY, "env")}
+        shown = without_places(shown)
+        if result is not None:
+            shown |= {"code": result.code, "description": result.description}
+        return shown
 
     def _links(self, job: Job) -> Json:
         base = f"{self.settings.links_url}/api/app"

@@ -81,6 +81,7 @@ class Stages:
             job,
             lambda key: self._performer.outcome(job.id, key),
             source=self._source(job),
+            shown=lambda: self._performer.shown(job),
             now=now,
             actor=self.actor,
         )

@@ -94,6 +94,7 @@ class Story:
             self.job,
             lambda key: self.outcomes.get(key),
             source=source,
+            shown=lambda: self.job.spec.document | self.job.changes,
             now=now,
             actor=ACTOR,
         )
@@ -379,7 +380,7 @@ def test_resuming_at_the_end_leaves_the_params_alone() -> None:
 
 def test_a_crash_between_the_result_and_the_resumption_is_made_good() -> None:
     story = suspended().happened(f.JobResumeRequested, params={"x": 1})
-    ended, _ = advance(story.job, lambda _: None, source="user", now=112.0, actor=ACTOR)
+    ended, _ = advance(story.job, lambda _: None, source="user", shown=dict, now=112.0, actor=ACTOR)
     story.given(ended)
 
     assert kinds(story.advance()) == ["JobResumed"]

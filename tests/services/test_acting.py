@@ -529,6 +529,21 @@ async def test_a_live_job_is_changed_by_an_administrator(stack: Stack) -> None:
     assert recorded.fact.changes == {"label": "seen"}
 
 
+async def test_a_label_set_at_the_end_shows_how_the_job_ended(stack: Stack) -> None:
+    text = "{{ event_title }} {{ state }} {{ code }} {{ description }} {{ elapsed > 0 }}"
+    text += " {{ data.n }} {{ server.hostname }} {{ server.id }}"
+    await stack.define(title="Nightly", actions=[action("label", label=text)])
+    stack.runner.hold = True
+    async with stack.scheduler():
+        job = await stack.run()
+        await stack.book.until("the start", lambda: stack.book.of(f.JobStarted, job))
+        report = {"data": {"n": 42}, "label": "by the process"}
+        await stack.runner.finish(job, code=3, description="No room", report=report)
+        [done] = await results(stack, job)
+    label = "Nightly complete 3 No room true 42 host.one s1"
+    assert (done.description, done.changes) == (f"Label set: {label}", {"label": label})
+
+
 async def test_a_running_process_has_something_done_at_once(
     stack: Stack, hooks: HookReceiver
 ) -> None:
