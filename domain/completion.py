@@ -56,13 +56,13 @@ def result_of(job: Job) -> Result | None:
         return Result(job.ended.code, job.ended.description, job.ended.retry_ok)
     if job.finished is None:
         return None
-    retry_ok = job.abort.retry_ok if job.abort else True
     if job.finished.aborted:
         reason = job.abort.reason if job.abort else job.finished.description
         return Result("abort", reason, job.abort.retry_ok if job.abort else False)
     code = normalise_code(job.finished.code)
     text = job.finished.description or ("Success" if code == 0 else "")
-    return Result(code, text, retry_ok)
+    # Of an abort only who ordered it can say that a retry may follow; a process cannot (8).
+    return Result(code, text, job.abort.retry_ok if job.abort else code != "abort")
 
 
 def complete(

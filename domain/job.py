@@ -194,8 +194,12 @@ def _move(job: Job, fact: f.Fact, sequence: int) -> Job:
             return _abort_ordered(job, fact, sequence) if fact.order == job.order else job
         case f.JobAbortRequested():
             abort = Abort(fact.reason, fact.at, sequence)
-            known = job.abort is not None and job.abort.sequence > job.ended_at
-            return job if known else replace(job, abort=abort, suspended=None)
+            if job.abort is None or job.abort.sequence <= job.ended_at:
+                return replace(job, abort=abort, suspended=None)
+            if not job.abort.retry_ok:
+                return job
+            # A limit was sooner, but no retry follows what somebody wanted to end (api.md 4.5).
+            return replace(job, abort=replaced(job.abort, retry_ok=False))
         case f.JobQueued() if job.state in WAITING or job.held:
             return replace(
                 job,

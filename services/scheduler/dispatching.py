@@ -498,19 +498,36 @@ class Dispatching:
 
     def _decide_start(self, job: Job, now: float) -> Start:
         queued = self.jobs.queued(job.scope) + self._queued[job.scope]
+        running = self.jobs.running(job.scope) + self._taken[job.scope]
+        free = running < job.spec.job_limit
         situation = Situation(
-            running=self.jobs.running(job.scope) + self._taken[job.scope],
+            running=running,
             queued=queued,
             event=self._event_of(job),
-            ahead=job.state is not JobState.QUEUED and queued > 0,
+            ahead=free and job.state is not JobState.QUEUED and self._others_first(job.scope),
         )
+        return decide_start(job, situation, lambda: self._choose(job), now=now, actor=self.actor)
 
-        def choose() -> Chosen | multiplex.Eligible | NoServer:
-            if job.spec.multiplex:
-                return self.chooser.eligible(job)
-            return self.chooser.kept(job) or self.chooser.choose(job)
+    def _choose(self, job: Job) -> Chosen | multiplex.Eligible | NoServer:
+        if job.spec.multiplex:
+            return self.chooser.eligible(job)
+        return self.chooser.kept(job) or self.chooser.choose(job)
 
-        return decide_start(job, situation, choose, now=now, actor=self.actor)
+    def _others_first(self, scope: str) -> bool:
+        """Whether one that waits in the queue may have the slot that is free (execution.md 6.3).
+
+        Those that wait for a server that is not there hold up nobody.
+        """
+        stuck: set[tuple[Any, ...]] = set()
+        for waiting in islice(self.jobs.queue(scope), QUEUE_LOOK):
+            targets = tuple(waiting.value("targets") or ())
+            if waiting.id in self._decided or targets in stuck:
+                continue
+            found = self._choose(waiting)
+            if not isinstance(found, NoServer) or found.unsettled:
+                return True
+            stuck.add(targets)
+        return False
 
     def _assign(self, job: Job, chosen: Chosen, now: float) -> Iterator[Decision]:
         """Give the job to its server; with start actions, only hold the server for it."""

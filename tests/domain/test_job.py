@@ -266,6 +266,26 @@ def test_a_manual_abort_is_never_retried() -> None:
     assert (completed.code, completed.description, completed.retry) == ("abort", "stop", None)
 
 
+def test_a_manual_abort_is_never_retried_though_a_limit_was_sooner() -> None:
+    limits = [{"type": "retry", "enabled": True, "amount": 5}]
+    ordered: Json = {"server": "s1", "order": 11, "reason": "too long", "retry_ok": True}
+    limit = f.from_plain(f.JobAbortOrdered, common(103.0) | ordered)
+    asked = f.from_plain(f.JobAbortRequested, common(103.5) | {"reason": "stop"})
+    life = [requested(), assigned(), started(11), limit]
+    ended = finished(11, "abort", aborted=True)
+
+    assert end(given(*life, ended, event={"limits": limits})).retry is not None
+    assert end(given(*life, asked, ended, event={"limits": limits})).retry is None
+
+
+def test_an_abort_that_a_process_tells_of_itself_is_not_retried() -> None:
+    limits = [{"type": "retry", "enabled": True, "amount": 5}]
+    life = [requested(), assigned(), started(11)]
+    assert end(given(*life, finished(11, 3), event={"limits": limits})).retry is not None
+    own = end(given(*life, finished(11, "Abort"), event={"limits": limits}))
+    assert (own.code, own.retry_ok, own.retry) == ("abort", False, None)
+
+
 def test_category_limits_come_after_the_events_own() -> None:
     own = {"type": "time", "enabled": True, "duration": 5}
     inherited = {"type": "time", "enabled": True, "duration": 9}

@@ -7,6 +7,7 @@ import pytest
 
 from domain import facts as f
 from domain.facts import Json, Recorded
+from domain.job import JobState
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from projections.event_state import EventStates
@@ -90,3 +91,26 @@ def test_every_job_whose_limit_fires_in_a_full_round_is_aborted(tmp_path: Path, 
     term.second(told)
 
     assert {job.id for job in term.jobs.jobs.values() if job.abort_ordered} == told.keys()
+
+
+def test_a_job_that_waits_for_another_server_does_not_have_others_refused(tmp_path: Path) -> None:
+    """Given two slots, one place in the queue, and in it a job whose target nobody has."""
+    term = Term(tmp_path)
+    limits = [{"type": t, "enabled": True, "amount": n} for t, n in (("job", 2), ("queue", 1))]
+    definition = {"id": "e", "enabled": True, "limits": limits, "targets": ["s1"], "algo": "random"}
+    event = term.read(f.EventCreated, event="e", definition=definition)
+    term.read(f.ServerJoined, server="s1", boot="b", machine_boot="m", hostname="h")
+    launch: Json = {"event": "e", "made_of": {"event": event}, "source": "key", "username": "u"}
+
+    def request(job: str, **more: Any) -> JobState | None:
+        term.read(f.JobRequested, job=job, now=0, **launch, **more)
+        term.second({})
+        found = term.jobs.jobs.get(job)
+        return found.state if found is not None else None
+
+    for _ in range(8):  # until silence says something
+        term.second({})
+    assert request("stuck", overrides={"targets": ["nosuch"]}) is JobState.QUEUED
+    assert request("first") is JobState.STARTING
+    assert request("second") is JobState.STARTING
+    assert request("third") is None
