@@ -4,19 +4,25 @@ Made as soon as the job's document is, since thousands of documents that wait to
 more memory than their text. Knows the columns of projections/store.py and no database.
 """
 
+import re
 from typing import Any
 
 from msgspec import Struct
 
-from domain.facts import Json
-from projections.revisions import from_text, to_text
+from domain import facts as f
+from domain.facts import Json, Recorded
+from projections.revisions import actor_name, from_text, row_id, to_text
 
 # What a list leaves out unless it is asked to be verbose (api.md 4.4).
 PRUNED = tuple(
     "actions activity html limits procs conns table timelines input data files output".split()
 )
 
+# The meta log keeps this many lines per job (execution.md 18).
+MOST_ACTIVITY = 1000
+
 _MOST_NUMBER = 1e15
+_STEP = re.compile(r"[+-]\d+(?:\.\d+)?", re.ASCII)
 
 
 class FinalRecord(Struct, frozen=True, gc=False):
@@ -76,6 +82,38 @@ def record_in_parts(
 def whole(brief: str, details: str) -> str:
     """The two halves of a record as one JSON object."""
     return brief if details == "{}" else f"{brief[:-1]},{details[1:]}"
+
+
+def changed(record: Json, recorded: Recorded) -> Json:
+    """The record after somebody changed the final job: its tags, or anything (api.md 4.8, 4.9)."""
+    match fact := recorded.fact:
+        case f.JobTagged():
+            lines = record.get("activity")
+            kept = [*(lines if isinstance(lines, list) else []), _retagged(recorded, fact)]
+            return record | {"tags": fact.tags, "activity": kept[-MOST_ACTIVITY:]}
+        case f.JobUpdated(changes=changes):
+            new = {k: _stepped(record.get(k), v) for k, v in changes.items() if k != "id"}
+            return record | new
+        case _:
+            return record
+
+
+def _retagged(recorded: Recorded, fact: f.JobTagged) -> Json:
+    """The line that replacing the tags leaves in the job's meta log (api.md 4.9)."""
+    return {
+        "id": row_id("m", fact.at, recorded.sequence),
+        "epoch": fact.at,
+        "msg": f"Tags changed to: {', '.join(fact.tags) or '(none)'}",
+        "username": actor_name(fact.actor),
+    }
+
+
+def _stepped(stored: Any, value: Any) -> Any:
+    """`"+1"` and `"-1"` count a stored number up and down (api.md 4.8); all else replaces it."""
+    is_number = isinstance(stored, int | float) and not isinstance(stored, bool)
+    if is_number and isinstance(value, str) and _STEP.fullmatch(value):
+        return stored + (float(value) if "." in value else int(value))
+    return value
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,6 @@ and reads no clock.
 """
 
 import json
-import re
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,16 +21,12 @@ from typing import Any
 
 from domain import facts as f
 from domain.facts import Json, Recorded
-from projections.final_record import FinalRecord, final_record, whole
+from projections.final_record import FinalRecord, changed, final_record, whole
 from projections.job_view import with_late_report
-from projections.revisions import PASSED_OVER, Page, Revisions, actor_name, from_text, row_id
+from projections.revisions import PASSED_OVER, Page, Revisions, from_text
 from projections.search import Calendar, all_of, jobs_where, within_limits
 from projections.store import insert_all, read_meta
 
-# The meta log keeps this many lines per job (execution.md 18).
-MOST_ACTIVITY = 1000
-
-_STEP = re.compile(r"[+-]\d+(?:\.\d+)?", re.ASCII)
 _ORDER = {
     "_id": "started {0}, id {0}",
     "started": "started {0}, id {0}",
@@ -188,10 +183,8 @@ class History:
     def _revise(self, recorded: Recorded) -> None:
         """What changes records that may be there, and so needs them written."""
         match fact := recorded.fact:
-            case f.JobTagged():
-                self._change(fact.job, {"tags": fact.tags}, _retagged(recorded, fact))
-            case f.JobUpdated():
-                self._change(fact.job, fact.changes)
+            case f.JobTagged() | f.JobUpdated():
+                self._change(fact.job, recorded)
             case f.JobDeleted():
                 self._forget(fact)
             case f.EventDeleted() if fact.delete_jobs:
@@ -217,19 +210,12 @@ class History:
         if record is not None:
             self._store(final_record(fact.job, with_late_report(record, fact)))
 
-    def _change(self, id: str, changes: Json, note: Json | None = None) -> None:
+    def _change(self, id: str, recorded: Recorded) -> None:
         self._write_rows()
         job = self.job(id)
-        if job is None:
-            return
-        for name, value in changes.items():
-            if name != "id":
-                job[name] = _stepped(job.get(name), value)
-        if note is not None:
-            lines = job.get("activity")
-            job["activity"] = [*(lines if isinstance(lines, list) else []), note][-MOST_ACTIVITY:]
-        self._known.add(id)
-        self._store(final_record(id, job))
+        if job is not None:
+            self._known.add(id)
+            self._store(final_record(id, changed(job, recorded)))
 
     def _store(self, record: FinalRecord) -> None:
         """Have a record written, in place of one that is known."""
@@ -274,21 +260,3 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
-
-
-def _retagged(recorded: Recorded, fact: f.JobTagged) -> Json:
-    """The line that replacing the tags leaves in the job's meta log (api.md 4.9)."""
-    return {
-        "id": row_id("m", fact.at, recorded.sequence),
-        "epoch": fact.at,
-        "msg": f"Tags changed to: {', '.join(fact.tags) or '(none)'}",
-        "username": actor_name(fact.actor),
-    }
-
-
-def _stepped(stored: Any, value: Any) -> Any:
-    """`"+1"` and `"-1"` count a stored number up and down (api.md 4.8); all else replaces it."""
-    is_number = isinstance(stored, int | float) and not isinstance(stored, bool)
-    if is_number and isinstance(value, str) and _STEP.fullmatch(value):
-        return stored + (float(value) if "." in value else int(value))
-    return value

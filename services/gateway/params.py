@@ -134,6 +134,18 @@ class Params(msgspec.Struct):
             raise BadRequest(f"Parameter '{name}' must be an array.")
         return value
 
+    def words(self, name: str) -> list[str] | None:
+        """The words of a list; text is a JSON array or has commas, in a JSON body as well (D12).
+
+        None when absent, or no list.
+        """
+        value = self.values.get(name)
+        if isinstance(value, str):
+            value = _json_text(name, value) if value.lstrip().startswith("[") else value.split(",")
+        if not isinstance(value, list):
+            return None
+        return [word.strip() for word in value if isinstance(word, str) and word.strip()]
+
     def object(self, name: str) -> Json | None:
         """A JSON object; text must be the text of one. None when absent."""
         value = self.values.get(name, _ABSENT)

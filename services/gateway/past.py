@@ -15,9 +15,10 @@ from domain.errors import BadRequest
 from domain.facts import Json, Recorded, decode
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
+from projections.final_record import changed
 from projections.fleet import Fleet
 from projections.job_activity import JobActivity
-from projections.job_view import document
+from projections.job_view import document, with_late_report
 from services.gateway.jobs import Seen
 from services.ledger.raw import read_raw
 
@@ -81,12 +82,14 @@ class Past:
                 for job in touched:
                     if id == self._wanted:
                         lines = list(self._activity.of(id))
-                        self.final = document(job, activity=lines)
+                        server = self._fleet.servers.get(job.server) if job.server else None
+                        groups = server.groups if server is not None else ()
+                        self.final = document(job, groups=groups, activity=lines)
                     self._activity.forget(id)
-            case f.JobTagged(job=id, tags=tags) if id == self._wanted and self.final:
-                self.final = self.final | {"tags": tags}
-            case f.JobUpdated(job=id, changes=changes) if id == self._wanted and self.final:
-                self.final = self.final | changes
+            case f.JobTagged(job=id) | f.JobUpdated(job=id) if id == self._wanted and self.final:
+                self.final = changed(self.final, recorded)
+            case f.JobFinished(job=id) if id == self._wanted and self.final and not touched:
+                self.final = with_late_report(self.final, recorded.fact)
             case _:
                 pass
 

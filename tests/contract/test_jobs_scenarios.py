@@ -224,6 +224,35 @@ def test_jobs_are_changed_tagged_and_deleted(client: Client, tmp_path: Path) -> 
     assert client.call("delete_job", id=id)["code"] == "job"
 
 
+def test_the_record_of_now_is_also_that_of_the_past_up_to_now(client: Client) -> None:
+    """Whatever was changed since the job was over: counted up, tagged, its server's groups."""
+    client.create("remembered", "exit 2")
+    id = client.run("remembered")
+    client.final(id)
+    client.ok("manage_job_tags", id=id, tags=["foo"])
+    reply = client.http.post("/api/app/update_job/v1", json={"id": id, "code": "+1"})
+
+    now = client.final(id)
+    then = client.ok("get_job", id=id, seq=int(reply.headers["x-ledger-seq"]))["job"]
+
+    assert (then["code"], then["tags"]) == (3, ["foo"])
+    for key in ("code", "tags", "groups", "activity", "completed", "description"):
+        assert then[key] == now[key], key
+
+
+def test_lists_of_keys_may_be_json_or_words(client: Client) -> None:
+    client.create("worded", "true")
+    id = client.run("worded")
+    client.final(id)
+    for remove in ('["activity","code"]', "activity,code"):
+        job = client.http.get("/api/app/get_job/v1", params={"id": id, "remove": remove}).json()
+        assert not {"activity", "code"} & job["job"].keys()
+    for select in ('["id","code"]', "id, code"):
+        query = {"query": "event:worded", "select": select}
+        rows = client.http.get("/api/app/search_jobs/v1", params=query).json()["rows"]
+        assert rows == [{"id": id, "code": 0}]
+
+
 # --- logs and streams ---------------------------------------------------------------------------
 
 

@@ -130,10 +130,7 @@ def _count(counts: dict[str, int], key: object) -> None:
 
 
 def _one_job(params: Params) -> tuple[str, list[str], Moment | None]:
-    remove = params.values.get("remove")
-    if isinstance(remove, str):
-        remove = [name.strip() for name in remove.split(",")]
-    return params.id(), remove if isinstance(remove, list) else [], moment(params)
+    return params.id(), params.words("remove") or [], moment(params)
 
 
 @api.endpoint(

@@ -54,10 +54,7 @@ SEARCH_FIELDS = {
 
 
 def _job_search(params: Params) -> tuple[Search, bool, list[str] | None]:
-    select = params.values.get("select")
-    if isinstance(select, str):
-        select = [name.strip() for name in select.split(",") if name.strip()]
-    return _search(params), params.flag("verbose"), select if isinstance(select, list) else None
+    return _search(params), params.flag("verbose"), params.words("select")
 
 
 @api.endpoint(
