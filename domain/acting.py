@@ -80,8 +80,9 @@ def at_end(job: Job, result: Result, known_tags: Mapping[str, str]) -> list[tupl
     """The actions of a completion that have not begun, in the order of their conditions.
 
     What a process pushed as `instant` comes first. `disable` and `delete` of the start stage
-    belong here, since they take effect when the job ends. `known_tags` maps tag ids and titles
-    to ids. A parent whose children ran has none: they had them.
+    belong here, since they take effect when the job ends; not for a job that never came to its
+    start stage. `known_tags` maps tag ids and titles to ids. A parent whose children ran has
+    none: they had them.
     """
     if job.children:
         return []
@@ -89,7 +90,8 @@ def at_end(job: Job, result: Result, known_tags: Mapping[str, str]) -> list[tupl
     tags = [known_tags.get(tag, tag) for tag in user_tags(job)]
     chosen = select(actions, "instant") + select(actions, END, result.code, tags)
     types = {action.get("type") for _, action in chosen}
-    delayed = [(i, a) for i, a in select(actions, START) if a.get("type") in LAST - types]
+    starting = select(actions, START) if _came_to_start(job) else []
+    delayed = [(i, a) for i, a in starting if a.get("type") in LAST - types]
     return [(i, a) for i, a in dict(chosen + delayed).items() if not _begun(job, END, i)]
 
 
@@ -147,6 +149,11 @@ def settled(job: Job, result: Result, *, now: float, actor: f.Actor) -> f.JobEnd
         description=result.description,
         retry_ok=result.retry_ok,
     )
+
+
+def _came_to_start(job: Job) -> bool:
+    """Whether a server was given to the job, or held while its start actions ran."""
+    return job.server is not None or any(run.stage == START for run in job.actions)
 
 
 def _begun(job: Job, stage: str, index: int) -> bool:

@@ -488,3 +488,11 @@ def _drive(story: Story) -> None:
         if not story.advance():
             return
     raise AssertionError("the stage does not end")
+
+
+@pytest.mark.parametrize("kind", sorted(LAST))
+def test_a_job_that_never_came_to_start_leaves_its_event_alone(kind: str) -> None:
+    story = Story(action(kind, "start"))
+
+    assert at_end(story.job, Result("abort", "stop"), {}) == []
+    assert types(at_end(story.held().happened(f.JobStarting, server="s1").job, FINE, {})) == [kind]
