@@ -92,10 +92,11 @@ def message(limit: Json) -> str:
 
 
 def fire(job: Job, fired: Fired, *, now: float, actor: f.Actor) -> list[f.Fact]:
-    """The facts of an exceeded limit: its note on the job, tags, notices, and the abort.
+    """The facts of an exceeded limit: notices, the abort, its note on the job, and tags.
 
-    The notices come before the abort, so that a job that ends at once still sends them. Their
-    stage is `limit`; the index of the limit is that of the action divided by two.
+    The notices come before the abort, so that a job that ends at once still sends them. The note
+    comes last: with it the limit counts as fired, and who writes these may die in between. The
+    notices' stage is `limit`; the index of the limit is that of the action divided by two.
     """
     limits = limits_of(job)
     limits[fired.index] = fired.limit | {"date": now, "msg": fired.message, "code": 0}
@@ -110,7 +111,7 @@ def fire(job: Job, fired: Fired, *, now: float, actor: f.Actor) -> list[f.Fact]:
         "event": job.event,
         "job": job.id,
     }
-    facts: list[f.Fact] = [f.JobChanged(**common, changes=changes, note=fired.message)]
+    facts: list[f.Fact] = []
     for place, notice in _notices(fired):
         index = fired.index * 2 + place
         content: Json = {"stage": LIMIT, "index": index, "action": notice}
@@ -118,7 +119,7 @@ def fire(job: Job, fired: Fired, *, now: float, actor: f.Actor) -> list[f.Fact]:
     if fired.aborts and job.server is not None:
         order: Json = {"server": job.server, "order": job.order, "reason": fired.message}
         facts.append(f.JobAbortOrdered(**common, **order, retry_ok=True))
-    return facts
+    return [*facts, f.JobChanged(**common, changes=changes, note=fired.message)]
 
 
 def _notices(fired: Fired) -> list[tuple[int, Json]]:
