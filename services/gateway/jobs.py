@@ -174,16 +174,29 @@ def shown_record(record: Json) -> Json:
     return shown
 
 
-def shown_rows(rows: Iterable[str], select: Sequence[str] | None = None) -> list[bytes]:
-    """Stored rows as JSON texts without their internal keys; only the keys in `select`."""
+def shown_rows(rows: Iterable[str]) -> list[bytes]:
+    """Stored rows as JSON texts without their internal keys."""
     shown = []
     for row in rows:
-        if select is not None or any(f'"{key}"' in row for key in (*_INTERNAL, "blob")):
-            record = shown_record(from_text(row))
-            if select is not None:
-                record = {key: value for key, value in record.items() if key in select}
-            row = to_text(record)
+        if any(f'"{key}"' in row for key in (*_INTERNAL, "blob")):
+            row = to_text(shown_record(from_text(row)))
         shown.append(row.encode())
+    return shown
+
+
+async def completed_rows(
+    gateway: "Gateway", rows: Iterable[str], select: Sequence[str] | None
+) -> list[bytes]:
+    """Whole stored rows as `completed` shows them; only the keys in `select` (api.md 8.5)."""
+    shown = []
+    for row in rows:
+        record = from_text(row)
+        if select is None or "output" in select or LARGE_KEY in record:
+            record = await completed(gateway, record)
+        record = shown_record(record)
+        if select is not None:
+            record = {key: value for key, value in record.items() if key in select}
+        shown.append(to_text(record).encode())
     return shown
 
 

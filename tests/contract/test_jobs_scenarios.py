@@ -253,6 +253,22 @@ def test_lists_of_keys_may_be_json_or_words(client: Client) -> None:
         assert rows == [{"id": id, "code": 0}]
 
 
+def test_a_search_shows_as_much_of_a_job_as_a_look_at_it(client: Client) -> None:
+    """Its output, and data that is too large for its record."""
+    client.create("found", """echo said; printf '{"xy":1,"data":{"big":"%0300000d"}}\\n' 0""")
+    id = client.run("found")
+    job = client.final(id)
+    whole = client.ok("search_jobs", query="event:found", verbose=True)["rows"][0]
+    chosen = client.ok("search_jobs", query="event:found", select=["id", "output", "data"])
+    brief = client.ok("search_jobs", query="event:found")["rows"][0]
+
+    assert job["output"] == "said\n"
+    assert (whole["output"], whole["data"]) == (job["output"], job["data"])
+    assert chosen["rows"] == [{key: job[key] for key in chosen["rows"][0]}]
+    assert chosen["rows"][0].keys() == {"id", "output", "data"}
+    assert not {"output", "data"} & brief.keys()
+
+
 # --- logs and streams ---------------------------------------------------------------------------
 
 

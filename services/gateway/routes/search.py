@@ -66,7 +66,7 @@ def _job_search(params: Params) -> tuple[Search, bool, list[str] | None]:
 async def search_jobs(call: Call, asked: tuple[Search, bool, list[str] | None]) -> Payload:
     """api.md 8.5."""
     search, verbose, select = asked
-    caller = call.caller
+    caller, whole = call.caller, verbose or select is not None
     found = await call.gateway.views.history(
         lambda history: history.search(
             search.query,
@@ -75,13 +75,14 @@ async def search_jobs(call: Call, asked: tuple[Search, bool, list[str] | None]) 
             limit=search.limit,
             sort_by=search.sorting.key,
             sort_dir=search.direction,
-            verbose=verbose or select is not None,
+            verbose=whole,
             categories=None if caller.admin else caller.categories,
             groups=None if caller.admin else caller.groups,
         )
     )
-    rows = jobs.shown_rows(found.rows, select)
-    return Rows(rows, found.length)
+    if not whole:
+        return Rows(jobs.shown_rows(found.rows), found.length)
+    return Rows(await jobs.completed_rows(call.gateway, found.rows, select), found.length)
 
 
 @api.endpoint(
