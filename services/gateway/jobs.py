@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from domain import multiplex
 from domain.facts import Blob, Json, from_plain
 from domain.job import Job, JobState
+from domain.macros import is_runtime
 from projections.active_jobs import ActiveJobs
 from projections.fleet import Fleet
 from projections.job_activity import JobActivity
@@ -94,6 +95,8 @@ def live_document(
         live=seen.live(job),
         activity=seen.activity.of(job.id) if details else (),
     )
+    # What an administrator asked for is seen at once, whenever its owner takes it (api.md 4.8).
+    shown |= {key: value for key, value in job.update_asked.items() if not is_runtime(key)}
     if job.children:
         results = seen.active.results.get(job.id, {})
         shown["progress"] = multiplex.progress_of(job, results)

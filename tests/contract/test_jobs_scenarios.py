@@ -208,6 +208,7 @@ def test_jobs_are_changed_tagged_and_deleted(client: Client, tmp_path: Path) -> 
     id = client.run("changed")
     client.active(id)
     client.ok("update_job", id=id, label="by hand")
+    assert client.ok("get_job", id=id)["job"]["label"] == "by hand"
     client.job(id, lambda job: job.get("label") == "by hand")
     assert client.call("manage_job_tags", id=id, tags=["x"])["code"] == "job"
     assert client.call("delete_job", id=id)["code"] == "job"
