@@ -245,5 +245,5 @@ async def _kept_bytes(gateway: "Gateway", record: Json, blob: Blob) -> bytes | N
 
 def category_and_targets(job: Job) -> tuple[Any, Any]:
     """What decides whether a caller may see a live job."""
-    document = job.spec.document | job.changes
+    document = job.spec.document | job.changes | job.update_asked
     return document.get("category"), document.get("targets")

@@ -288,10 +288,11 @@ async def test_what_an_admin_wrote_into_a_job_breaks_nobodys_reads(
 
     await api.ok("update_job", {"id": job} | odd)
 
-    hidden = "workflow" not in odd
+    # A live job takes no targets that are none, a final record is as it was written.
+    hidden = "category" in odd or ("targets" in odd and not live)
     for headers in ({}, {"x_api_key": key}):
         code = await api.code("get_job", {"id": job}, **headers)
-        assert code == ("access" if headers and hidden and not live else 0)
+        assert code == ("access" if headers and hidden else 0)
         for name in ("get_jobs", "get_active_jobs", "get_active_job_summary"):
             asked = {"ids": [job]} if name == "get_jobs" else {}
             assert await api.code(name, asked, **headers) == 0
