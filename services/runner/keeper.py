@@ -118,6 +118,15 @@ class Job:
                 self.left = self.left[os.write(self.sink, self.left) :]
         return True
 
+    def drain(self) -> None:
+        """Pour what is in the pipe now, and not all that is written into it meanwhile.
+
+        One turn takes everything that is there; before the first there may be a rest.
+        """
+        with contextlib.suppress(EOFError):
+            if self.pour() and not self.left:
+                self.pour()
+
     def close(self) -> None:
         """Let go of the files."""
         for descriptor in (self.exits, self.source, self.sink):
@@ -219,11 +228,11 @@ class Keeper:
             # What is not known to have begun would be started again by the next runner.
             job.note(f"begin {job.tag} 0\n")
             pid = _spawn(wanted, streams)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter of a zero byte, or half a character
             with contextlib.suppress(OSError):
                 job.note(f"end {job.tag} {NOT_STARTED}\n")
             job.close()
-            self._tell(f"refused {job.order} {error.errno}")
+            self._tell(f"refused {job.order} {getattr(error, 'errno', errno.EINVAL)}")
             return
         finally:
             for descriptor in streams:
@@ -278,9 +287,7 @@ class Keeper:
         if self._pipes.pop(job.source, None):
             if not job.left:
                 self._poll.unregister(job.source)
-            with contextlib.suppress(EOFError):
-                while job.pour() and not job.left:
-                    pass
+            job.drain()
         with contextlib.suppress(OSError):  # then nobody knows, should the runner die now
             job.note(f"end {job.tag} {status}\n")
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
@@ -355,8 +362,8 @@ def _start_as(
             os.setgid(gid)
             os.setuid(uid)
             os.execve(argv[0], argv, env)  # noqa: S606
-        except OSError as error:
-            os.write(writing, str(error.errno).encode())
+        except (OSError, ValueError) as error:
+            os.write(writing, str(getattr(error, "errno", errno.EINVAL)).encode())
         finally:
             os._exit(NOT_STARTED)
     os.close(writing)

@@ -168,6 +168,14 @@ class ErrorPipe:
             return False  # a full disk: the job waits until there is room again
         return size >= BUSY
 
+    def drain(self) -> None:
+        """Move what is in the pipe now, and not all that is written into it meanwhile.
+
+        A read takes everything that is there; before the first there may be an earlier one's rest.
+        """
+        self.pour()
+        self.pour()
+
     def close(self) -> None:
         """Let go of the pipe; fine to call twice."""
         if self.source >= 0:
@@ -318,9 +326,9 @@ class JobOutput:
         return more
 
     def ends(self) -> tuple[int, int]:
-        """Where both streams end now."""
-        while self._pipe is not None and self._pipe.pour():
-            pass
+        """Where both streams end now, whatever processes that were left behind go on to write."""
+        if self._pipe is not None:
+            self._pipe.drain()
         return self.out.notice_emptied(), self._err.notice_emptied() if self._err else 0
 
     def finish(self) -> None:

@@ -173,6 +173,22 @@ async def test_a_command_without_or_with_a_wrong_interpreter(
     assert (finished.code, finished.description) == (code, said.format(path=path))
 
 
+async def test_a_command_that_no_system_could_run_is_refused_and_the_keeper_goes_on(
+    scheduler: Bench, nats_server: EmbeddedNats, tmp_path: Path
+) -> None:
+    """Given a zero byte in it, which another job's data can bring into a macro."""
+    scheduler.use(command="/bin/echo a\0b")
+    with runner_process(nats_server, tmp_path) as runner:
+        await scheduler.joined(1)
+        finished = await scheduler.finished(await scheduler.order())
+        (keeper,) = children(runner.pid)
+        again = await scheduler.finished(await scheduler.order())
+        assert children(runner.pid) == [keeper]
+    for each in (finished, again):
+        said = "Child spawn error: [Errno 22] Invalid argument: '/bin/echo'"
+        assert (each.code, each.description) == (1, said)
+
+
 async def test_reports_do_not_wait_for_a_keeper_that_was_stopped(
     scheduler: Bench, nats_server: EmbeddedNats, tmp_path: Path
 ) -> None:
