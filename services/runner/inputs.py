@@ -16,6 +16,7 @@ from services.runner.errors import CannotStart
 from services.runner.files import distinct_names, safe_name
 from services.runner.job_files import Folder
 from services.runner.launches import Launch, Launches
+from services.runner.spool import write_all
 
 
 async def fetch_inputs(
@@ -56,7 +57,7 @@ async def _fetch(
     descriptor = _create(path, account)
     try:
         async for part in launches.file_parts(order, assigned, file):
-            await asyncio.to_thread(os.write, descriptor, part)
+            await asyncio.to_thread(write_all, descriptor, part)
     finally:
         os.close(descriptor)
 

@@ -92,9 +92,12 @@ class OutputFile:
         if size == read or (size > read and self._tail_stands(read)):
             return self._base + size
         old = self._side_file()
-        with open(old, "wb") as file:
-            file.write(self._kept)
-            file.truncate(read)
+        try:
+            with open(old, "wb") as file:
+                file.write(self._kept)
+                file.truncate(read)
+        except OSError:
+            return self.position  # a full disk: what was written since is looked at later
         self._remember(old)
         self._kept.clear()
         return self._base + size
@@ -140,6 +143,50 @@ class OutputFile:
             self.descriptor = -1
             for old in self._olds:
                 old.unlink(missing_ok=True)
+
+
+class TextFile:
+    """Bytes of a log that the job did not write itself.
+
+    What a full disk does not take is kept in memory until it does: it is no more than what the job
+    has written to that disk.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._written = 0
+        self._left = b""
+
+    def add(self, text: bytes) -> int:
+        """Append a text; the offset where it begins."""
+        offset = self._written + len(self._left)
+        self._left += text
+        with contextlib.suppress(OSError):
+            if self._descriptor < 0:
+                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                self._descriptor = os.open(self._path, flags, 0o600)
+            while self._left:
+                written = os.pwrite(self._descriptor, self._left, self._written)
+                self._written += written
+                self._left = self._left[written:]
+        return offset
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes at `offset`."""
+        part = b""
+        if offset < self._written:
+            part = os.pread(self._descriptor, min(length, self._written - offset), offset)
+            offset, length = offset + len(part), length - len(part)
+        start = offset - self._written
+        return part + self._left[start : start + length] if start >= 0 else part
+
+    def close(self) -> None:
+        """Close and delete the file; fine to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            Path(self._path).unlink(missing_ok=True)
 
 
 class ErrorPipe:
@@ -199,9 +246,9 @@ class JobLog:
     def __init__(self) -> None:
         self.size = 0
         self._starts: list[int] = []
-        self._segments: list[tuple[OutputFile, int, int]] = []
+        self._segments: list[tuple[OutputFile | TextFile, int, int]] = []
 
-    def add(self, file: OutputFile, offset: int, length: int) -> None:
+    def add(self, file: OutputFile | TextFile, offset: int, length: int) -> None:
         """Append a stretch of a file; one that goes on where the last ended lengthens it."""
         if length <= 0:
             return
@@ -269,8 +316,7 @@ class JobOutput:
         if known:
             self.err()
         self.log = JobLog()
-        self._texts: OutputFile | None = None
-        self._texts_path = f"{folder.out}.text"
+        self._texts = TextFile(f"{folder.out}.text")
         self._pipe: ErrorPipe | None = None
         self._reader = reader
         self._news = news
@@ -289,7 +335,6 @@ class JobOutput:
 
     def replay(self, reads: list[Read]) -> None:
         """Read again what an earlier runner read, in its order."""
-        Path(self._texts_path).unlink(missing_ok=True)
         for read in reads:
             file = self._file(read.stream)
             self._reader.at(read.at)
@@ -357,8 +402,6 @@ class JobOutput:
         for file in (self.out, self._err, self._texts):
             if file is not None:
                 file.close()
-        if self._texts is not None:
-            Path(self._texts_path).unlink(missing_ok=True)
 
     def _file(self, stream: Stream) -> OutputFile:
         return self.out if stream == "out" else self.err()
@@ -398,8 +441,4 @@ class JobOutput:
         """Log bytes that the job did not write itself go to a file of their own."""
         if not text:
             return
-        if self._texts is None:
-            self._texts = OutputFile(self._texts_path)
-        offset = self._texts.end
-        os.write(self._texts.descriptor, text)
-        self.log.add(self._texts, offset, len(text))
+        self.log.add(self._texts, self._texts.add(text), len(text))
