@@ -6,10 +6,10 @@ succeeds: NATS may be down for hours.
 
 import asyncio
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,12 +81,12 @@ class Store:
 
         Raises OSError if one cannot be read.
         """
-        chosen, remarks = await asyncio.to_thread(output_files, work, named)
+        root = await asyncio.to_thread(work.resolve)
+        chosen, remarks = await asyncio.to_thread(output_files, root, named)
         names = distinct_names(file.filename for file in chosen)
         records: list[Json] = []
         for number, (file, name) in enumerate(zip(chosen, names, strict=True)):
-            path = file.path
-            blob = await self.write(job, lambda path=path: read_file(path))  # type: ignore[misc]
+            blob = await self.write(job, partial(read_file, root, file.path))
             now = time.time()
             records.append(
                 {
@@ -100,8 +100,6 @@ class Store:
                     "blob": to_plain(blob),
                 }
             )
-            if file.delete:
-                os.unlink(path)
         return records, remarks
 
 

@@ -15,6 +15,7 @@ from domain.facts import JobFinishing, JobReturned
 from services.ledger.connection import Ledger
 from services.runner.launches import Launches
 from services.runner.procfs import is_alive, read_process
+from services.runner.reporting import Store
 from tests.services.runner_bench import SERVER, Bench, bench, running
 
 
@@ -356,6 +357,22 @@ async def test_input_files_are_there_and_output_files_are_stored(scheduler: Benc
     assert [f["filename"] for f in finished.report["files"]] == ["out.txt", "x"]
     assert [f["size"] for f in finished.report["files"]] == [7, 100_000]
     assert sum("outside" in line["msg"] for line in finished.activity) == 2
+
+
+async def test_files_to_be_deleted_are_there_for_a_runner_that_stores_them_again(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Given a runner that died after storing them, when the next stores them, then all are there.
+
+    They go with their directory, once the job is reported.
+    """
+    named = [{"path": "a.txt", "delete": True}, ["b.txt", "c.txt", True]]
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    for _ in range(2):
+        files, remarks = await Store(ledger, SERVER).store_files("j1", tmp_path, named)
+        assert [(file["filename"], file["size"]) for file in files] == [("a.txt", 5), ("c.txt", 5)]
+        assert remarks == []
 
 
 async def test_a_missing_input_file_is_a_setup_error(scheduler: Bench) -> None:

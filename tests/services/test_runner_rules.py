@@ -7,7 +7,7 @@ import pytest
 
 from services.runner.accounts import Account
 from services.runner.environment import LONGEST, Base, environment, inherited
-from services.runner.files import distinct_names, output_files, safe_name
+from services.runner.files import distinct_names, output_files, read_file, safe_name
 from services.runner.news import JobNews, fold_message
 from services.runner.procfs import Process
 from services.runner.results import result
@@ -118,12 +118,12 @@ def test_output_files_are_confined_to_the_working_directory(tmp_path: Path) -> N
         7,
     ]
     found, remarks = output_files(work, named)
-    names = [(file.path.name, file.filename, file.delete) for file in found]
+    names = [(file.path.name, file.filename) for file in found]
     assert sorted(names) == [
-        ("a.txt", "a.txt", False),
-        ("b.txt", "b.txt", False),
-        ("c.log", "renamed.log", True),
-        ("odd[1].txt", "odd[1].txt", False),
+        ("a.txt", "a.txt"),
+        ("b.txt", "b.txt"),
+        ("c.log", "renamed.log"),
+        ("odd[1].txt", "odd[1].txt"),
     ]
     assert len(remarks) == 8
 
@@ -156,3 +156,18 @@ def test_cpu_is_percent_of_one_core_from_differences() -> None:
     }  # fmt: skip
     assert usage.report()["disk"] == {"total": 200, "count": 3}
     assert usage.mem.current == 1000
+
+
+def test_a_file_is_not_read_through_a_link_that_was_put_in_its_way_later(tmp_path: Path) -> None:
+    """Given a file that may be stored, when its directory becomes a link, then it is not read."""
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    (work / "sub").mkdir(parents=True)
+    elsewhere.mkdir()
+    for folder in (work / "sub", elsewhere):
+        (folder / "x").write_text(folder.name)
+    [file], _ = output_files(work, ["sub/x"])
+    assert list(read_file(work, file.path)) == [b"sub"]
+    (work / "sub").rename(tmp_path / "before")
+    (work / "sub").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="sub"):
+        list(read_file(work, file.path))
