@@ -76,7 +76,7 @@ def read_message(line: bytes) -> Message | Remark | None:
     if not (text.startswith(b"{") and text.endswith(b"}")):
         return None
     try:
-        fields = msgspec.json.decode(text.decode("utf-8", "replace"))
+        fields = _decoded(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         return Remark(f"WARNING: Output looks like JSON but is not: {str(error)[:200]}")
     if _LONG_NUMBER.search(text) and not has_common_numbers(fields):
@@ -89,6 +89,26 @@ def read_message(line: bytes) -> Message | Remark | None:
     return Remark('WARNING: Output carries a marker "xy" that is neither 1 nor true')
 
 
+def _decoded(text: str) -> Json:
+    """The JSON in a line. Raises ValueError.
+
+    Half a character, which programs write that do not know better (Python, of a file name that is
+    no text), becomes the replacement character: it must not cost a job its result.
+    """
+    try:
+        return msgspec.json.decode(text)  # type: ignore[no-any-return]
+    except msgspec.DecodeError:
+        if not _HALF.search(text):
+            raise
+    whole = _ESCAPE.sub(lambda found: found[0] if found[1] is None else r"\ufffd", text)
+    return msgspec.json.decode(whole)  # type: ignore[no-any-return]
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+# A pair of halves, one alone, any other escape.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(u[dD][89a-fA-F][\da-fA-F]{2})|.)"
+)
 # Fewer digits are a number that a double can hold.
 _LONG_NUMBER = re.compile(rb"\d{309}")
 

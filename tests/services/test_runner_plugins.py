@@ -1,9 +1,11 @@
 """The built-in programs, run as jobs (plugins.md 9)."""
 
 import asyncio
+import contextlib
 import http.server
 import json
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,11 +23,29 @@ async def scheduler(ledger: Ledger, tmp_path: Path) -> AsyncIterator[Bench]:
         yield made
 
 
+BODIES = {
+    "/cut": b'{"rows": [',
+    "/nan": b'{"a": NaN}',
+    "/huge": b'{"a": 1e999}',
+    "/deep": b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    "/%C3%A4": b"{}",
+}
+"""Bodies that no message can hold, or that are not all there."""
+
+
 class Site(http.server.BaseHTTPRequestHandler):
     """A small web site."""
 
     def do_GET(self) -> None:
-        """JSON with what was sent; `/missing` is missing, `/moved` is `/data`."""
+        """JSON with what was sent; `/missing` is missing, `/moved` is `/data`; or one of BODIES."""
+        if self.path in BODIES:
+            body = BODIES[self.path]
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body) + 10 * (self.path == "/cut")))
+            self.end_headers()
+            self.wfile.write(body)
+            return
         if self.path == "/moved":
             self.send_response(302)
             self.send_header("Location", "/data")
@@ -103,6 +123,66 @@ async def test_an_http_request_is_judged(
     order = await scheduler.order({**params, "url": f"{site}{params['url']}", "method": "GET"})
     finished = await scheduler.finished(order)
     assert (finished.code, finished.description) == (code, description.format(site=site))
+
+
+@pytest.mark.parametrize("path", ["/nan", "/huge", "/deep", "/ä"])
+async def test_a_body_that_no_message_can_hold_as_json_is_still_reported(
+    scheduler: Bench, site: str, path: str
+) -> None:
+    """The status, the headers and the account of the request are there without it."""
+    scheduler.use(command="[http-plugin]")
+    finished = await scheduler.finished(await scheduler.order({"url": f"{site}{path}"}))
+    assert (finished.code, finished.description) == (0, "Success (HTTP 200 OK)")
+    assert finished.report["data"]["statusCode"] == 200
+    assert finished.report["data"].get("json") == ({} if path == "/ä" else None)
+    assert await scheduler.log(finished) == ""
+
+
+async def test_an_answer_that_ends_early_is_no_success(scheduler: Bench, site: str) -> None:
+    """Given a connection that ends before the whole body came, then no file is kept of it."""
+    scheduler.use(command="[http-plugin]")
+    order = await scheduler.order({"url": f"{site}/cut", "download": True})
+    finished = await scheduler.finished(order)
+    said = "HTTP request failed: The connection ended after 10 of 20 bytes"
+    assert (finished.code, finished.description) == (1, said)
+    assert "files" not in finished.report
+
+
+@pytest.mark.parametrize(
+    ("params", "description"),
+    [
+        ({"url": "http://127.0.0.1:99999/"}, "Malformed URL: http://127.0.0.1:99999/"),
+        ({"url": "http://[::1/"}, "Malformed URL: http://[::1/"),
+        ({"url": "http:///x"}, "Malformed URL: http:///x"),
+        ({"headers": "A: €"}, "HTTP request failed: 'latin-1' codec can't encode character"),
+        ({"timeout": -1}, "Success (HTTP 200 OK)"),
+        ({"idle_timeout": "1e400"}, "Success (HTTP 200 OK)"),
+    ],
+)
+async def test_odd_params_of_an_http_request_are_answered_in_words(
+    scheduler: Bench, site: str, params: dict[str, object], description: str
+) -> None:
+    """Never with a traceback."""
+    scheduler.use(command="[http-plugin]")
+    finished = await scheduler.finished(await scheduler.order({"url": f"{site}/data"} | params))
+    assert finished.description.startswith(description)
+    assert await scheduler.log(finished) == ""
+
+
+async def test_a_host_that_does_not_answer_is_named_in_words(scheduler: Bench) -> None:
+    """Given a port whose queue of connections is full."""
+    scheduler.use(command="[http-plugin]")
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as all:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        for _ in range(4):
+            waiting = all.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        finished = await scheduler.finished(
+            await scheduler.order({"url": url, "connect_timeout": 0.2})
+        )
+    said = "HTTP request failed: No connection within 0.2 s"
+    assert (finished.code, finished.description) == (1, said)
 
 
 async def test_an_http_request_has_its_placeholders_and_hides_its_secrets(

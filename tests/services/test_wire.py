@@ -282,7 +282,6 @@ def test_false_markers_are_plain_output(marker: str) -> None:
         b'{"xy":1,"progress":1' + b"0" * 400 + b"}",
         b'{"xy":1,"complete":1,"code":-1' + b"0" * 400 + b"}",
         b'{"xy":1,"data":{"a":[{"b":1' + b"0" * 309 + b"}]}}",
-        b'{"xy":1,"a":"\\ud800"}',
         b'{"xy":1,"a":' + b"[" * 500 + b"}",
         b'{"xy":1,"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
@@ -297,6 +296,19 @@ def test_many_digits_in_a_text_are_no_number() -> None:
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
     assert read_message(b'{"xy":1,"label":"\xff"}') == Message({"xy": 1, "label": "\ufffd"})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"caf\udce9", "caf\ufffd"),
+        (r"\ud83d\ude00 \uDE00\uD83D", "\U0001f600 \ufffd\ufffd"),
+        (r"\\udce9 \udce9", "\\udce9 \ufffd"),
+    ],
+)
+def test_half_a_character_does_not_cost_a_job_its_result(written: str, read: str) -> None:
+    found = read_message(f'{{"xy":1,"code":3,"description":"{written}"}}'.encode())
+    assert found == Message({"xy": 1, "code": 3, "description": read})
 
 
 def test_remarks_are_bounded() -> None:

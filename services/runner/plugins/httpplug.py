@@ -5,6 +5,7 @@ A program of its own, standard library only.
 
 import http.client
 import json
+import math
 import os
 import re
 import socket
@@ -13,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 sys.path.append(os.path.abspath(f"{__file__}/../../../.."))
 
@@ -27,6 +28,7 @@ TEXT = re.compile(r"^(text/|application/(json|xml|javascript|x-www-form-urlencod
 SUFFIXES = {"application/json": ".json", "text/html": ".html", "text/plain": ".txt"}
 PLACEHOLDER = re.compile(r"\[([\w.\-]+)\]")
 URL = re.compile(r"https?://\S+", re.IGNORECASE)
+BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 class Failed(Exception):
@@ -76,6 +78,8 @@ def main() -> None:
         end(error.errno or 1, f"HTTP request failed: {reason}")
     except http.client.HTTPException as error:
         end(1, f"HTTP request failed: {type(error).__name__} {error}")
+    except ValueError as error:  # of a header or a host name that cannot be sent
+        end(1, f"HTTP request failed: {error}")
 
 
 def end(code: int, description: str) -> None:
@@ -86,9 +90,7 @@ def end(code: int, description: str) -> None:
 def prepare(job: dict[str, Any], params: dict[str, Any]) -> Request:
     """The request that the params mean."""
     method = str(params.get("method") or "GET").upper()
-    url = fill(str(params.get("url") or ""), job)
-    if not URL.fullmatch(url):
-        raise Failed(f"Malformed URL: {url}")
+    url = checked(fill(str(params.get("url") or ""), job))
     headers = {}
     for line in fill(str(params.get("headers") or ""), job).splitlines():
         name, colon, value = line.partition(":")
@@ -124,12 +126,25 @@ def fill(text: str, job: dict[str, Any]) -> str:
     return PLACEHOLDER.sub(value, text)
 
 
+def checked(url: str) -> str:
+    """The URL, if it is one with a host."""
+    try:
+        parts = urlsplit(url)
+        has_place = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        has_place = False
+    if not has_place or not URL.fullmatch(url):
+        raise Failed(f"Malformed URL: {url}")
+    return url
+
+
 def number(value: Any, otherwise: float) -> float:
     """Seconds; zero and nonsense mean the default."""
     try:
-        return float(value) or otherwise
+        seconds = float(value)
     except (TypeError, ValueError):
         return otherwise
+    return seconds if 0 < seconds < math.inf else otherwise
 
 
 def send(request: Request, params: dict[str, Any]) -> Answer:
@@ -141,9 +156,7 @@ def send(request: Request, params: dict[str, Any]) -> Answer:
         location = answer.headers.get("location")
         if not (request.follow and 300 <= answer.status < 400 and location):
             return answer
-        before, url = url, urljoin(url, location)
-        if not URL.fullmatch(url):
-            raise Failed(f"Malformed URL: {url}")
+        before, url = url, checked(urljoin(url, location))
         if answer.status == 303 or (answer.status in (301, 302) and method == "POST"):
             method, body = "GET", None
         if urlsplit(before).netloc != urlsplit(url).netloc:
@@ -170,6 +183,7 @@ def exchange(
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         assert connection.sock is not None
         connection.sock.settimeout(request.first_byte)
+        path = BEYOND_ASCII.sub(lambda found: quote(found[0]), path)
         connection.request(method, path, body=body, headers=headers)
         response = connection.getresponse()
         first = time.monotonic()
@@ -213,9 +227,7 @@ def connect(
     except socket.gaierror as error:
         raise Failed(f"HTTP request failed: Cannot resolve {host}: {error.strerror}") from error
     except TimeoutError as error:
-        raise Failed(
-            1, f"HTTP request failed: No connection within {request.connect:g} s"
-        ) from error
+        raise Failed(f"HTTP request failed: No connection within {request.connect:g} s") from error
     return connection
 
 
@@ -228,7 +240,7 @@ def receive(
     to_file: bool,
 ) -> None:
     """Read the body into memory or a file, with progress where its length is known."""
-    length = int(response.headers.get("Content-Length") or 0)
+    length = response.length or 0
     received, shown = 0, 0.0
     name = file_name(answer, url, params) if to_file else None
     target = open(name, "wb") if name else None  # noqa: SIM115
@@ -246,6 +258,10 @@ def receive(
     finally:
         if target:
             target.close()
+    if response.length:  # what is missing: nobody else complains
+        raise Failed(
+            f"HTTP request failed: The connection ended after {received} of {length} bytes"
+        )
     answer.body, answer.file = b"".join(blocks), name
 
 
@@ -292,11 +308,10 @@ def report(request: Request, answer: Answer, job: dict[str, Any]) -> None:
     }
     text = answer.body.decode("utf-8", "replace")
     if "json" in kind or text.lstrip().startswith("{"):
-        try:
-            data["json"] = json.loads(text)
-        except ValueError:
-            data.pop("json", None)
-    message: dict[str, Any] = {"data": data, "perf": answer.perf}
+        data |= parsed(text)
+    # Two messages, so that a body that is too large for one does not take the rest along.
+    say(data=data)
+    message: dict[str, Any] = {"perf": answer.perf}
     content = account(request, answer, text if TEXT.search(kind) else "")
     for secret in (job.get("secrets") or {}).values():
         if isinstance(secret, str) and secret:
@@ -305,6 +320,16 @@ def report(request: Request, answer: Answer, job: dict[str, Any]) -> None:
     if answer.file:
         message["files"] = [answer.file]
     say(**message)
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """What a body says as JSON; nothing where it is none that a message can hold."""
+    try:
+        value = json.loads(text)
+        line = json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return {}
+    return {"json": value} if len(line) < MAX_JSON - MAX_SHOWN else {}
 
 
 def account(request: Request, answer: Answer, text: str) -> str:
