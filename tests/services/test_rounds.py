@@ -13,6 +13,7 @@ from projections.definitions import Definitions
 from projections.event_state import EventStates
 from projections.fleet import Fleet
 from services.scheduler.dispatching import Dispatching
+from services.scheduler.service import FINEST, SWEEP
 from services.settings import Settings
 
 WHO = f.Actor(type="scheduler", id="1")
@@ -59,9 +60,9 @@ class Term:
             view.apply(recorded)
         self.dispatching.note(recorded, self.jobs.apply(recorded))
 
-    def second(self, jobs: Json) -> None:
+    def second(self, jobs: Json, length: float = 1.1) -> None:
         """A second passes: a heartbeat about these jobs, and rounds until nothing is decided."""
-        self.ticks += 1.1
+        self.ticks += length
         heartbeat = {"server": "s1", "boot": "b", "order_position": self.sequence, "jobs": jobs}
         self.dispatching.heard(heartbeat | {"info": {}})
         while decisions := self.dispatching.decide(self.ticks, ROUND):
@@ -91,6 +92,29 @@ def test_every_job_whose_limit_fires_in_a_full_round_is_aborted(tmp_path: Path, 
     term.second(told)
 
     assert {job.id for job in term.jobs.jobs.values() if job.abort_ordered} == told.keys()
+
+
+def test_limits_are_looked_at_each_second_by_a_service_that_wakes_a_moment_before(
+    tmp_path: Path,
+) -> None:
+    """Given a job that exceeds its limit between two of these moments, and nothing else to do."""
+    term = Term(tmp_path)
+    limit = {"type": "time", "enabled": True, "duration": 5, "abort": True}
+    job: Json = {"event": "e", "job": "j1"}
+    where: Json = {"server": "s1", "boot": "b"}
+    term.read(f.ServerJoined, machine_boot="m", hostname="h", **where)
+    term.read(
+        f.JobRequested, made_of={"event": 1}, source="key", username="u", now=0,
+        overrides={"limits": [limit], "targets": ["s1"]}, **job,
+    )  # fmt: skip
+    order = term.read(f.JobAssigned, attempt=1, made_of={"event": 1}, **job, **where)
+    term.read(f.JobStarted, order=order, started=0.0, pid=1, cwd="", **job, **where)
+    term.second({"j1": {"elapsed": 4.5, "order": order}}, length=5.0)
+    assert term.jobs.jobs["j1"].abort_ordered is None
+
+    term.second({"j1": {"elapsed": 5.5, "order": order}}, length=SWEEP - FINEST)
+
+    assert term.jobs.jobs["j1"].abort_ordered is not None
 
 
 def test_a_job_that_waits_for_another_server_does_not_have_others_refused(tmp_path: Path) -> None:
