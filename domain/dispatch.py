@@ -27,11 +27,15 @@ NO_SERVER_NO_ROOM = "No available servers matching targets, and the queue is ful
 
 
 class Chosen(Struct, frozen=True, gc=False):
-    """The server a job may start on; `robin` is the event's next round-robin index."""
+    """The server a job may start on; `robin` is the event's next round-robin index.
+
+    `groups` are the server's where its runner does not know them: others than it told.
+    """
 
     server: str
     boot: str
     robin: int | None = None
+    groups: tuple[str, ...] | None = None
 
 
 class NoServer(Struct, frozen=True, gc=False):
@@ -119,13 +123,16 @@ def _wait(
     )
 
 
-def launch_of(job: Job) -> Json:
+def launch_of(job: Job, groups: tuple[str, ...] | None = None) -> Json:
     """What a runner needs besides the definitions: the request, and what changed the job since.
 
     `changes` is left out where nothing did: start actions, params given when it was resumed.
+    `groups` as in `Chosen`.
     """
     launch = f.to_plain(job.request)
     changes = {k: v for k, v in job.changes.items() if k not in ("limits", "jobs")}
+    if groups is not None:
+        launch["groups"] = list(groups)
     return launch | ({"changes": changes} if changes else {})
 
 
@@ -135,7 +142,7 @@ def order(job: Job, chosen: Chosen, *, now: float, actor: f.Actor) -> f.JobAssig
     It follows from the job's last fact; from what its request follows from, if that is not on the
     ledger yet.
     """
-    launch = launch_of(job)
+    launch = launch_of(job, chosen.groups)
     small = len(msgspec.json.encode(launch)) <= LAUNCH_BYTES
     return f.JobAssigned(
         at=now,

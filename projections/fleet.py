@@ -227,6 +227,13 @@ class Fleet:
 
     # --- questions -----------------------------------------------------------------------------
 
+    def untold_groups(self, server_id: str) -> tuple[str, ...] | None:
+        """A server's groups, if they are others than those that its runner told."""
+        server = self.servers.get(server_id)
+        if server is None or server.groups == server.own_groups:
+            return None
+        return tuple(server.groups)
+
     @property
     def directory(self) -> Directory:
         """What target names stand for; members in the order in which servers first joined."""

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,7 @@ def _request(launch: Launch, host: Host, *, cwd: str, job_log: str) -> bytes:
         "xy": 1,
         "type": "event",
         "state": "active",
+        "started": round(time.time(), 3),
         "params": document.get("params") or {},
         "input": {"data": given.get("data") or {}, "files": _visible(given.get("files"))},
         "secrets": launch.secrets,

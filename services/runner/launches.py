@@ -42,7 +42,8 @@ log = logger("launches")
 class Launch(Struct, frozen=True):
     """Everything needed to start a job. `secrets` are variable names and values.
 
-    `document` holds the job's keys, with the params that name the server expanded.
+    `document` holds the job's keys and the groups of its server; the params that name these, or
+    the server, are expanded.
     """
 
     document: Json
@@ -167,7 +168,10 @@ class Launches:
         changes = launch.get("changes")
         if isinstance(changes, dict):
             spec = structs.replace(spec, document=spec.document | changes)
-        return Launch(on_server(spec, self._record, self._groups), made.plugin, secrets)
+        groups = launch.get("groups")
+        groups = groups if isinstance(groups, list) else list(self._groups)
+        document = on_server(spec, self._record | {"groups": groups}, groups)
+        return Launch(document | {"groups": groups}, made.plugin, secrets)
 
     def _remember(self, key: _Key, made: Made, secret: bool) -> None:
         believed = asyncio.get_running_loop().time() + BELIEVED

@@ -173,7 +173,7 @@ class Chooser:
     def kept(self, job: Job) -> Chosen | None:
         """The server that was held while the job's start actions ran, if it is still there."""
         if job.held and job.server is not None and self.present(job.server):
-            return Chosen(job.server, self.fleet.servers[job.server].boot)
+            return self._chosen(job.server)
         return None
 
     def choose(self, job: Job) -> Chosen | NoServer:
@@ -191,8 +191,11 @@ class Chooser:
             found = pick(job.value("algo"), roomy, draw=self._draw.random(), robin=robin)
         except DomainError as error:
             return NoServer(error.description, final=True)
-        boot = self.fleet.servers[found.server.id].boot
-        return Chosen(found.server.id, boot, found.robin)
+        return self._chosen(found.server.id, found.robin)
+
+    def _chosen(self, server: str, robin: int | None = None) -> Chosen:
+        boot = self.fleet.servers[server].boot
+        return Chosen(server, boot, robin, self.fleet.untold_groups(server))
 
     def eligible(self, job: Job) -> Eligible | NoServer:
         """All servers that may have a child of this job, whatever their load (5.1)."""

@@ -96,7 +96,7 @@ def _launch(scheduler: "Scheduler", server: str, asked: Json) -> Json:
             return {"error": "The job's definitions are no longer known."}
         reply["records"] = asdict(made)
     if asked.get("need_launch"):
-        reply["launch"] = launch_of(job)
+        reply["launch"] = launch_of(job, scheduler.fleet.untold_groups(server))
     return reply
 
 

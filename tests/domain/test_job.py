@@ -14,7 +14,7 @@ from domain.completion import (
     result_of,
     retry_request,
 )
-from domain.dispatch import NO_SLOT, Chosen, NoServer, Situation, decide_start
+from domain.dispatch import NO_SLOT, Chosen, NoServer, Situation, decide_start, order
 from domain.facts import Actor, Json, Recorded
 from domain.job import HOLDS_A_SLOT, Job, JobState, begin, evolve
 from domain.subjects import subject_of
@@ -100,6 +100,16 @@ def test_a_job_goes_from_ready_to_complete() -> None:
     assert states == ["ready", "starting", "active", "complete"]
     assert given(*life).started == 102.5
     assert end(given(*life)).tags == ["_success", "_last"]
+
+
+@pytest.mark.parametrize("groups", [None, (), ("west", "web")])
+def test_an_order_says_the_groups_that_its_runner_does_not_know(
+    groups: tuple[str, ...] | None,
+) -> None:
+    chosen = Chosen("s1", "b1", groups=groups)
+    launch = order(given(requested()), chosen, now=200.0, actor=ACTOR).launch
+    assert launch is not None
+    assert launch.get("groups") == (None if groups is None else list(groups))
 
 
 def test_reports_of_an_order_that_is_not_in_force_change_nothing() -> None:

@@ -169,6 +169,16 @@ def test_a_new_hostname_is_matched_anew(told: Told) -> None:
     assert told.record()["groups"] == []
 
 
+def test_groups_that_a_runner_did_not_tell_are_known_as_such(told: Told) -> None:
+    """Given those it told, those that match its host name, those set by hand."""
+    told.join(groups=["main"])
+    assert told.view.untold_groups("s1") is None
+    told.group("web", "^web")
+    assert told.view.untold_groups("s1") == ("main", "web")
+    told.say(groups=["special"], autoGroup=False)
+    assert told.view.untold_groups("s1") == ("special",)
+
+
 def test_groups_set_by_hand_replace_the_matching(told: Told) -> None:
     told.group("web", "^web")
     told.join(groups=["own"])

@@ -185,8 +185,19 @@ async def test_the_child_reads_its_job_and_its_secrets(scheduler: Bench) -> None
     assert (request["xy"], request["type"], request["id"]) == (1, "event", "j1")
     assert request["secrets"] == {"TOKEN": "s3crt"}
     assert request["input"]["data"] == {"city": "Bern"}
-    cwd = (await scheduler.started(order)).cwd
-    assert second == f"s3crt red Bern j1 {cwd}"
+    started = await scheduler.started(order)
+    assert second == f"s3crt red Bern j1 {started.cwd}"
+    assert abs(request["started"] - started.started) < 1
+    assert request["groups"] == []
+
+
+async def test_the_child_reads_the_groups_that_its_server_is_in(scheduler: Bench) -> None:
+    """Given groups that the runner does not know of: those that the scheduler says are right."""
+    script = 'read -r line; echo "$line $where"'
+    order = await scheduler.script(script, params={"where": "in {{groups}}"}, groups=["west"])
+    said = await scheduler.log(await scheduler.finished(order))
+    assert '"groups":["west"]' in said
+    assert said.endswith('in ["west"]\n')
 
 
 async def test_a_child_inherits_neither_ignored_signals_nor_descriptors(scheduler: Bench) -> None:
