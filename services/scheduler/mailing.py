@@ -61,11 +61,15 @@ class Mailer:
 
         mail = compose(notice, log_tail)
         try:
-            await self._deliver(self._message(notice, mail, recipients), recipients)
+            refused = await self._deliver(self._message(notice, mail, recipients), recipients)
         except (aiosmtplib.SMTPException, OSError, ValueError, IndexError) as error:
             return Outcome("email", f"Email was not sent: {error}")
-        details = f"- **Subject:** {mail.subject}\n- **To:** {', '.join(recipients)}"
-        return Outcome(0, f"Email sent to {', '.join(recipients)}", details)
+        taken = [address for address in recipients if address not in refused]
+        details = f"- **Subject:** {mail.subject}\n- **To:** {', '.join(taken)}"
+        if refused:
+            said = ", ".join(f"{address} ({reason})" for address, reason in refused.items())
+            return Outcome("email", f"Email was not taken for {said}", details)
+        return Outcome(0, f"Email sent to {', '.join(taken)}", details)
 
     def _used_up(self) -> bool:
         """Count an email of today; whether there were too many. Counted anew in each term."""
@@ -89,14 +93,15 @@ class Mailer:
         message.add_alternative(as_html(mail.body), subtype="html")
         return message
 
-    async def _deliver(self, message: EmailMessage, recipients: list[str]) -> None:
+    async def _deliver(self, message: EmailMessage, recipients: list[str]) -> dict[str, str]:
+        """Give it to the SMTP server; which recipients that refused, and why, if not all."""
         settings = self._settings
         password = None
         if settings.mail_password_file is not None:
             password = settings.mail_password_file.read_text(encoding="utf-8").strip()
         import aiosmtplib
 
-        await aiosmtplib.send(
+        refused, _ = await aiosmtplib.send(
             message,
             recipients=recipients,
             hostname=settings.mail_host,
@@ -107,6 +112,9 @@ class Mailer:
             password=password,
             timeout=TIMEOUT,
         )
+        return {
+            address: f"{reply.code} {_line(reply.message)}" for address, reply in refused.items()
+        }
 
 
 def compose(notice: Notice, log_tail: str) -> Mail:

@@ -229,6 +229,19 @@ async def test_an_email_may_bring_its_own_text(stack: Stack, mails: MailServer) 
     assert "<strong>Hello</strong>" in mail.get_body(("html",)).get_content()  # type: ignore[union-attr]
 
 
+async def test_an_email_that_one_of_its_recipients_does_not_get_says_so(
+    stack: Stack, mails: MailServer
+) -> None:
+    """Given a server that takes it for the others, then those have it, and the action failed."""
+    mails.refused.add("b@example.org")
+    await stack.define(actions=[action("email", users=[], email="a@example.org, b@example.org")])
+    async with stack.scheduler():
+        [done] = await results(stack, await stack.run())
+    assert done.code == "email"
+    assert done.description == ("Email was not taken for b@example.org (550 nobody of this name)")
+    assert [recipients for recipients, _ in mails.mails] == [["a@example.org"]]
+
+
 async def test_a_refused_email_is_the_result_of_its_action(stack: Stack, mails: MailServer) -> None:
     mails.refused.add("a@example.org")
     await stack.define(actions=[action("email", users=[], email="a@example.org")])
