@@ -99,6 +99,16 @@ def fold_message(news: JobNews, message: Mapping[str, Any]) -> list[str]:
     return _bounded(news, [f"WARNING: {each}" for each in warnings])
 
 
+def posted(news: JobNews) -> Json:
+    """What the child told besides its result, as it is reported at the end."""
+    report = {
+        name: value
+        for name, value in news.fields.items()
+        if name not in ("code", "description", "status")
+    }
+    return report | {"complete": True, "progress": 1.0} | news.details
+
+
 def settle(
     news: JobNews, *, exit_status: int | None = None, signal: str | None = None, pid: int = 0
 ) -> Outcome:
@@ -107,12 +117,7 @@ def settle(
     The child's final message counts whatever its exit; else the signal (a name such as
     SIGSEGV) or the exit status decides.
     """
-    report = {
-        name: value
-        for name, value in news.fields.items()
-        if name not in ("code", "description", "status")
-    }
-    report |= {"complete": True, "progress": 1.0} | news.details
+    report = posted(news)
     if news.final:
         code = normalise_code(news.fields["code"])
         description = news.fields.get("description", "")

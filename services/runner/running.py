@@ -34,6 +34,7 @@ from services.runner.news import (
     Outcome,
     fold_message,
     live_fields,
+    posted,
     within,
 )
 from services.runner.outbox import Outbox
@@ -505,10 +506,9 @@ class Run:
     def _outcome(self, output: JobOutput) -> Outcome:
         entry = self.entry
         if entry.abort is not None:
-            kept = result(entry.mode, self._news, None, entry.pid, b"").report
-            return Outcome("abort", entry.abort, kept)
+            return Outcome("abort", entry.abort, posted(self._news))
         if entry.status is None and not self._news.final:
-            return Outcome("unknown", END_UNSEEN, {**self._news.fields, "unknown": 1})
+            return Outcome("unknown", END_UNSEEN, posted(self._news) | {"unknown": 1})
         return result(entry.mode, self._news, entry.status, entry.pid, output.error_head())
 
     def _tell_finishing(self, outcome: Outcome) -> None:

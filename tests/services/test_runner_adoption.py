@@ -96,7 +96,8 @@ async def test_a_job_killed_unseen_by_a_runner(
     """Its keeper knows how it ended; without process and exit line: code unknown."""
     with runner_process(nats_server, tmp_path):
         await scheduler.joined(1)
-        order = await scheduler.script("echo here; sleep 60")
+        said = '{"xy":1,"data":{"rows":[1]}}'
+        order = await scheduler.script(f"echo '{said}'; echo here; sleep 60")
         pid = (await scheduler.started(order)).pid
         await scheduler.telemetry("j1", lambda entry: entry["log_size"])
     if with_its_keeper:
@@ -108,6 +109,8 @@ async def test_a_job_killed_unseen_by_a_runner(
         finished = await scheduler.finished(order)
     assert finished.code == code
     assert await scheduler.log(finished) == "here\n"
+    assert finished.report["data"] == {"rows": [1]}
+    assert finished.report.get("unknown") == (1 if with_its_keeper else None)
 
 
 async def test_an_adopted_job_can_be_aborted(

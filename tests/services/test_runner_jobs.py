@@ -293,13 +293,16 @@ async def test_what_is_to_be_done_at_once_is_told_beside_a_large_report(schedule
 
 async def test_an_aborted_job_ends_with_its_reason(scheduler: Bench) -> None:
     """Code abort, the reason as description, what the child says later is ignored."""
-    script = """trap 'echo "{\\"xy\\":1,\\"code\\":0}"; exit 0' TERM; echo up; sleep 30 & wait"""
+    script = """trap 'echo "{\\"xy\\":1,\\"code\\":0}"; exit 0' TERM
+        echo '{"xy":1,"data":{"a":1}}'; echo up; sleep 30 & wait"""
     order = await scheduler.script(script)
     await scheduler.telemetry("j1", lambda e: e["log_size"] == 3)
     await scheduler.abort(order, "Manually aborted.")
     finished = await scheduler.finished(order)
     assert (finished.code, finished.description) == ("abort", "Manually aborted.")
     assert finished.aborted
+    assert finished.report["data"] == {"a": 1}
+    assert "unknown" not in finished.report
 
 
 async def test_what_ignores_sigterm_gets_sigkill(scheduler: Bench) -> None:
