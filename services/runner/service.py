@@ -29,6 +29,7 @@ from domain.facts import (
 )
 from domain.subjects import order_subject
 from services import metrics
+from services.errors import ConfigError
 from services.ledger import live
 from services.ledger.connection import LedgerUnavailable
 from services.ledger.reader import Follower
@@ -118,6 +119,7 @@ class Runner:
         if drain:
             self._draining.set()
         self._joined_at = 0
+        self._superseded = False
         self._news: list[Recorded] = []
         self._fetched: list[tuple[Run, Launch]] = []
         self._changed = asyncio.Event()
@@ -156,7 +158,10 @@ class Runner:
         )
 
     async def run(self) -> None:
-        """Join, work, and leave when cancelled; when draining, leave after the last job."""
+        """Join, work, and leave when cancelled; when draining, leave after the last job.
+
+        Raises ConfigError if another runner has taken this one's place.
+        """
         children.prepare_process()
         self._spool.files.take_over({e.folder.name for e in self._spool.entries.values()})
         self._adopt_all()
@@ -189,8 +194,14 @@ class Runner:
             if self._ledger.connected:
                 await answering.unsubscribe()
                 await hearing.unsubscribe()
-            await self._leave("drained" if self.draining else "stopped")
+            if not self._superseded:  # this boot has no say any more
+                await self._leave("drained" if self.draining else "stopped")
             self.ended.set()
+        if self._superseded:
+            raise ConfigError(
+                f"Another runner joined as {server}, in the place of this one: "
+                "give one of them another --id."
+            )
 
     def reap(self) -> None:
         """Let go of processes that jobs left to us and that have ended."""
@@ -276,8 +287,8 @@ class Runner:
             log.warning("Left without a word", action="leave_failed", reason=str(error))
 
     async def _drained(self) -> None:
-        """Wait until every job is reported."""
-        while self.runs:
+        """Wait until every job is reported, or nobody would hear it."""
+        while self.runs and not self._superseded:
             self._idle.clear()
             await self._idle.wait()
 
@@ -490,9 +501,17 @@ class Runner:
                 log.warning("A heartbeat is too large", action="beat_large", reason=reason)
 
     async def _hear(self, message: Json) -> None:
-        """A runner with our id announces itself: show it that we are here (run.py)."""
-        if message.get("boot") != self.identity.boot:
-            self._changed.set()
+        """A runner with our id announces itself: show it that we are here (run.py).
+
+        One that joined nevertheless, and after us, has our place: we did not answer in time.
+        """
+        if message.get("boot") == self.identity.boot:
+            return
+        self._changed.set()
+        if _number(message.get("joined"), 0) > self._joined_at:
+            self._superseded = True
+            self._draining.set()
+            self._idle.set()
 
     def heartbeat(self, *, brief: bool = False) -> Json:
         """What `live.server.<id>` carries; `brief` on what jobs told."""
@@ -500,6 +519,7 @@ class Runner:
         return {
             "server": me.server,
             "boot": me.boot,
+            "joined": self._joined_at,
             "at": round(time.time(), 3),
             "hostname": me.hostname,
             "order_position": self._spool.position,

@@ -16,7 +16,7 @@ from services.ledger.embedded import EmbeddedNats
 from services.ledger.streams import ensure_streams
 from services.runner.procfs import read_process
 from services.runner.run import refuse_twin, server_id
-from tests.services.runner_bench import SERVER, bench, running
+from tests.services.runner_bench import PATIENCE, SERVER, bench, running
 
 
 async def test_jobs_go_on_without_nats_and_are_reported_afterwards_in_order(
@@ -94,6 +94,26 @@ async def test_a_second_runner_with_the_same_id_is_refused(ledger: Ledger, tmp_p
         with pytest.raises(ConfigError, match="Another runner with the id s1 is alive"):
             await refuse_twin(ledger, SERVER, "b_other")
     await refuse_twin(ledger, SERVER, "b_other")
+
+
+async def test_a_runner_whose_place_another_one_has_taken_ends(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Given one that did not hear the other start, then it says why, and the other has the jobs."""
+    async with bench(ledger) as scheduler:
+
+        async def outlived() -> None:
+            async with running(scheduler, tmp_path / "older") as older:
+                await scheduler.started(await scheduler.script("exec sleep 60"))
+                async with running(scheduler, tmp_path / "newer"):
+                    async with asyncio.timeout(PATIENCE):
+                        await older.ended.wait()
+                    assert (await scheduler.finished(await scheduler.script("true"))).code == 0
+
+        with pytest.raises(ConfigError, match="in the place of this one"):
+            await outlived()
+        left = [r.fact for r in scheduler.reports if isinstance(r.fact, ServerLeft)]
+    assert [fact.boot for fact in left] == [scheduler.boot]
 
 
 def test_a_directory_keeps_its_server_id(tmp_path: Path) -> None:
