@@ -19,6 +19,8 @@ from domain.facts import Json
 from domain.masking import Mask
 
 OUTPUT = 1024 * 1024  # bytes that are kept of each stream, from its end
+HEARD = 0.005  # seconds within which the loop knows how a process ended, about
+LEFT_OPEN = 1.0  # seconds for what a process that made itself independent may hold open
 
 _OWN_PREFIXES = ("JOBLEDGER_", "XYOPS")
 
@@ -141,9 +143,30 @@ def _group(name: str) -> int:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    _kill(process)
+    await _over(process)
+    process._transport.close()  # type: ignore[attr-defined]
+
+
+async def _over(process: asyncio.subprocess.Process) -> int:
+    """Wait for the process alone; its status. (`wait` may wait for its output to be closed.)"""
+    ended = asyncio.Event()
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(process.pid)
+        asyncio.get_running_loop().add_reader(descriptor, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+    while process.returncode is None:  # noqa: ASYNC110 - the loop hears of it in a moment
+        await asyncio.sleep(HEARD)
+    return process.returncode
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
 
 
 async def _talk(process: asyncio.subprocess.Process, line: bytes, seconds: float) -> Ended:
@@ -151,13 +174,20 @@ async def _talk(process: asyncio.subprocess.Process, line: bytes, seconds: float
     assert stdin is not None
     assert stdout is not None
     assert stderr is not None
+    out, err = bytearray(), bytearray()
+    talking = asyncio.gather(_write(stdin, line), _read(stdout, out), _read(stderr, err))
     try:
         async with asyncio.timeout(seconds):
-            _, out, err = await asyncio.gather(_write(stdin, line), _read(stdout), _read(stderr))
-            status = await process.wait()
+            status = await _over(process)
+            _kill(process)  # what it left would hold its output open
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEFT_OPEN):
+                    await talking
     except TimeoutError as error:
         raise OutOfTime(f"{seconds:g} seconds") from error
     finally:
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
         await _end(process)
     return Ended(status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
@@ -179,8 +209,7 @@ async def _write(stdin: asyncio.StreamWriter, line: bytes) -> None:
         stdin.close()
 
 
-async def _read(stream: asyncio.StreamReader) -> bytes:
-    kept = b""
+async def _read(stream: asyncio.StreamReader, kept: bytearray) -> None:
     while part := await stream.read(65536):
-        kept = (kept + part)[-OUTPUT:]
-    return kept
+        kept += part
+        del kept[:-OUTPUT]

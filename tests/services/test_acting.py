@@ -277,6 +277,17 @@ async def test_a_plugin_that_does_not_end_is_ended(stack: Stack) -> None:
     )
 
 
+@pytest.mark.parametrize("left", ["sleep 600", "setsid sleep 5"])
+async def test_what_a_plugin_leaves_running_does_not_hold_it(stack: Stack, left: str) -> None:
+    """Given a process that has its output open still, then the plugin ended when it ended."""
+    command = f"{left} & echo here; exit 0"
+    await record(stack, "plugin", "p1", type="action", command=command, timeout=4)
+    await stack.define(actions=[action("plugin", plugin_id="p1")])
+    async with stack.scheduler():
+        [done] = await results(stack, await stack.run())
+    assert (done.code, done.details) == (0, "**Output:**\n\n```\nhere\n```")
+
+
 @pytest.mark.parametrize(("idempotent", "code"), [(False, "unknown"), (True, 0)])
 async def test_after_a_crash_only_an_idempotent_plugin_runs_again(
     stack: Stack, nats_server: Any, tmp_path: Path, idempotent: bool, code: int | str
