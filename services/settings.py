@@ -49,7 +49,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Where everything of this machine is kept."""
     nats: str | None = None
     """URL of NATS, or @FILE that holds it; default: what DIR/run says."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     """Address on which the API listens."""
     port: Annotated[int, Meta(ge=1, le=65535)] = 5522
     """Port on which the API listens."""
@@ -131,7 +131,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def api_url(self) -> str:
         """Where the API listens, as a client on this machine names it."""
-        return f"{'https' if self.tls_cert else 'http'}://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
 
     @property
     def nats_url(self) -> str:

@@ -83,6 +83,7 @@ def _as_pydantic(field: FieldInfo) -> tuple[Any, Any]:
     for bounds in get_args(field.type):
         if isinstance(bounds, Meta):
             told |= {"ge": bounds.ge, "gt": bounds.gt, "le": bounds.le}
+            told["min_length"] = bounds.min_length
     return field.type, Field(**told)
 
 

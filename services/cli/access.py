@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 _SUBJECTS = ("facts.access.>", "facts.catalog.role.>")
 _DAY = 86400
+# A century: nobody means more, and calendars end somewhere.
+_LONGEST_DAYS = 36525
 _TRIES = 5
 # Nothing is cut off: a terminal wraps, and a program reads whole lines.
-_WIDE = 1000
+_WIDE = 100_000
 
 Names = list[str] | None
 
@@ -47,7 +49,7 @@ def create_key(
         Names, typer.Option("--group", metavar="ID", help="Only this one; repeatable.")
     ] = None,
     days: Annotated[
-        float | None, typer.Option("--days", min=0, help="It expires after so many days.")
+        float | None, typer.Option("--days", help="It expires after so many days.")
     ] = None,
     max_per_sec: Annotated[
         int | None, typer.Option("--max-per-sec", min=0, help="Calls per second; 0 = no limit.")
@@ -60,6 +62,9 @@ def create_key(
     from services.cli import tools
     from services.ledger.secrets import hash_api_key, mask_of
 
+    _check_privileges(privilege or [])
+    if days is not None and not 0 < days <= _LONGEST_DAYS:
+        raise StartupError(f"--days takes a number above 0, at most {_LONGEST_DAYS}.")
     settings = _settings(data_dir, nats)
     secret = tools.existing_secret(settings)
     plain, now = secrets.token_urlsafe(32), time.time()
@@ -72,7 +77,14 @@ def create_key(
     by, actor = _myself()
     id = make_id("k", now, 0, secrets.token_bytes(8))
     command = CreateApiKey(by, actor, id, fields, hash_api_key(secret, plain), mask_of(plain))
-    _write(settings, lambda access: [decide_create_key(command, access, now)])
+
+    def decide(access: "Access") -> list[Any]:
+        unknown = next((id for id in role or [] if id not in access.roles), None)
+        if unknown is not None:
+            raise StartupError(f"There is no role {unknown}.")
+        return [decide_create_key(command, access, now)]
+
+    _write(settings, decide)
     print(f"The key {id} is made; its text is shown this once:", file=sys.stderr)
     print(plain)
 
@@ -164,6 +176,19 @@ def _settings(data_dir: Any, nats: str | None) -> "Settings":
     return settings
 
 
+def _check_privileges(named: list[str]) -> None:
+    """StartupError for a misspelled one: the key would be made, and could do nothing."""
+    from difflib import get_close_matches
+
+    from domain.access import PRIVILEGES
+
+    for name in named:
+        if name not in PRIVILEGES:
+            alike = get_close_matches(name, sorted(PRIVILEGES), 1)
+            hint = f": did you mean {alike[0]}?" if alike else "."
+            raise StartupError(f"There is no privilege {name}{hint}")
+
+
 def _myself() -> tuple[Any, Any]:
     """Who the facts name: the person at this machine's terminal may do all."""
     from domain.access import SYSTEM
@@ -187,7 +212,10 @@ def _state(key: "Json", now: float) -> str:
         return "active"
     if now >= expires:
         return "expired"
-    return f"until {time.strftime('%Y-%m-%d', time.localtime(expires))}"
+    try:
+        return f"until {time.strftime('%Y-%m-%d', time.localtime(expires))}"
+    except (OverflowError, OSError, ValueError):  # any number may come over the API
+        return "active"
 
 
 def _write(settings: "Settings", decide: Callable[["Access"], list[Any]]) -> None:

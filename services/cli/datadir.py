@@ -85,14 +85,20 @@ def end_leftovers(settings: Settings) -> None:
 
 def check_port(host: str, port: int) -> None:
     """StartupError if the API could not listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((host, port), family=family):
             return
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+        number = error.errno or 0
+        if number < 0 or number == errno.EADDRNOTAVAIL:  # below 0: no such name
+            raise StartupError(
+                f"{host} is no address of this machine. Choose another one with --host."
+            ) from error
+        if number == errno.EADDRINUSE:
             reason = "is in use by another program"
         else:
-            reason = f"cannot be used ({os.strerror(error.errno or 0)})"
+            reason = f"cannot be used ({os.strerror(number)})"
         raise StartupError(
             f"Port {port} on {host} {reason}. Choose another one with --port."
         ) from error
@@ -155,8 +161,10 @@ def announce_nats(settings: Settings, setup: "NatsSetup | None") -> None:
 
 def check_nats_reachable(url: str) -> None:
     """StartupError if none of these servers (URLs separated by commas) takes a connection."""
-    for one in url.split(","):
-        parts = urlsplit(one if "://" in one else f"nats://{one}")
+    from services.ledger.access import Access
+
+    for one in Access.of(url).servers:
+        parts = urlsplit(one)
         address = (parts.hostname or "127.0.0.1", parts.port or _NATS_PORT)
         with suppress(OSError), socket.create_connection(address, timeout=_CONNECT_WAIT):
             return

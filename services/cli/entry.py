@@ -5,16 +5,20 @@ pydantic above all, is then in the memory of no service, and this process meanwh
 all of them use.
 """
 
+import errno
 import os
 import pickle
 import sys
 from typing import TYPE_CHECKING
 
 from services.errors import StartupError
+from services.ledger.errors import LedgerError
 from services.pauses import importing
 
 if TYPE_CHECKING:
     from services.cli.wanted import Wanted
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run() -> None:
@@ -26,9 +30,15 @@ def run() -> None:
             from services.cli.main import app
 
             app()
-    except StartupError as error:
+    except (StartupError, LedgerError) as error:
         print(f"jobledger: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        # Of files somebody would have told the name: this is where the output goes.
+        print(f"jobledger: The output cannot be written: {error.strerror}.", file=sys.stderr)
+        os._exit(1)  # what is still in the buffer would fail once more
     except KeyboardInterrupt:
         sys.exit(130)
 

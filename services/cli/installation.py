@@ -7,6 +7,7 @@ before anything is started (datadir.py).
 
 import http.client
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -176,9 +177,9 @@ def read_key(data_dir: Path) -> str | None:
 def _welcome(settings: Settings) -> str:
     url = settings.api_url
     key_file = settings.data_dir / "admin.key"
-    key = f'-H "X-API-Key: $(cat {key_file})"'
+    key = f'-H "X-API-Key: $(cat {shlex.quote(str(key_file))})"'
     if settings.tls_cert is not None:
-        key = f"--cacert {settings.tls_cert} {key}"
+        key = f"--cacert {shlex.quote(str(settings.tls_cert))} {key}"
     hello = json.dumps(_HELLO).replace("'", "'\\''")
     return f"""
 Jobledger is up: {url}

@@ -31,12 +31,23 @@ def keys(
     ],
 ) -> None:
     """Make the keys, certificates and logins of a cluster, one folder per role."""
+    done = folder / "nats" / _DONE
     try:
-        if (folder / "nats" / _DONE).exists():
+        if done.exists():
+            _check_hosts(folder, done.read_text(encoding="utf-8").split(), host)
             return
         make_keys(folder, host)
     except OSError as error:
         raise StartupError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+
+def _check_hosts(folder: Path, made_for: list[str], hosts: list[str]) -> None:
+    """StartupError if the certificate there is of other nodes; an older release noted none."""
+    if made_for and set(made_for) != set(hosts):
+        raise StartupError(
+            f"The keys in {folder} are for {', '.join(made_for)}, and were left as they are: name "
+            "another directory for keys of other nodes."
+        )
 
 
 def make_keys(folder: Path, hosts: list[str]) -> None:
@@ -67,7 +78,7 @@ def make_keys(folder: Path, hosts: list[str]) -> None:
         signer = authority.signer.stored() | {"address": address}
         (folder / role / "enrolment.key").write_text(json.dumps(signer))
     (folder / "owner" / "authority.json").write_text(json.dumps(authority.stored()))
-    (nats / _DONE).touch()
+    (nats / _DONE).write_text("".join(f"{host}\n" for host in hosts))
 
 
 def _write_logins(folder: Path, signer: "Signer", address: str, ca: bytes) -> None:

@@ -20,10 +20,10 @@ from services import logs
 from services.cli.datadir import prepare_data_dir
 from services.cli.supervise import CANNOT_START
 from services.errors import StartupError
-from services.ledger.connection import Ledger
+from services.ledger.connection import TOLD_AFTER, Ledger
 from services.ledger.errors import LedgerError, LedgerUnavailable, Refused
 from services.ledger.founding import found
-from services.ledger.streams import ensure_streams
+from services.ledger.streams import check_version, ensure_streams
 from services.pauses import importing
 from services.settings import Settings
 
@@ -45,6 +45,8 @@ _FOLDS = (
     "services.ledger.enrolment",
     "services.snapshots",
 )
+
+log = logs.logger()
 
 
 def serve(name: str, settings: Settings, service: Service, *, patience: float = 0.0) -> int:
@@ -117,18 +119,28 @@ async def found_ledger(settings: Settings) -> None:
     Raises LedgerUnavailable if NATS cannot be used for a minute, and what founding raises when
     this is another installation's ledger.
     """
-    deadline = time.monotonic() + LEDGER_WAIT
+    begun = time.monotonic()
+    told = False
     while True:
         try:
             async with Ledger.open(settings.nats_url, name="founding", wait=LEDGER_WAIT) as ledger:
+                check_version(ledger)
                 await ensure_streams(ledger, replicas=settings.replicas)
                 await found(ledger, settings.data_dir, time.time())
                 return
         except Refused:  # it would be refused again
             raise
-        except LedgerUnavailable:
-            if time.monotonic() > deadline:
+        except LedgerUnavailable as error:
+            waited = time.monotonic() - begun
+            if waited > LEDGER_WAIT:
                 raise
+            if waited > TOLD_AFTER and not told:
+                told = True
+                log.warning(
+                    f"The ledger cannot be used yet; trying for {LEDGER_WAIT:g} s",
+                    action="ledger_awaited",
+                    error=str(error),
+                )
         await asyncio.sleep(_RETRY)
 
 

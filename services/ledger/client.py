@@ -47,6 +47,11 @@ class FastClient(Client):
         told = self._server_info
         return bool(told.get("jetstream")) and "cluster" not in told
 
+    @property
+    def server_version(self) -> str:
+        """What the server called itself as it greeted."""
+        return str(self._server_info.get("version", ""))
+
     def send(self, subject: str, payload: bytes, headers: bytes = b"", reply: str = "") -> None:
         """Send a message, together with all others of this turn of the loop.
 

@@ -11,6 +11,7 @@ as not stored cannot appear afterwards.
 import asyncio
 import itertools
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -56,6 +57,8 @@ __all__ = [
 # A restarted nats-server is back within about 0.3 s; trying five times a second costs nothing.
 RECONNECT_WAIT = 0.2
 CONNECT_TIMEOUT = 2
+# A server that is just starting answers sooner; the wait for another one is no secret.
+TOLD_AFTER = 2.5
 # A server that hangs with an open connection is given up after two unanswered pings.
 PING_INTERVAL = 5
 REQUEST_TIMEOUT = 5.0
@@ -92,6 +95,8 @@ class Ledger:
         self._until: dict[asyncio.Future[Reply | None], float] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._back = asyncio.Event()
+        # What the client said last: why a first connection does not come about.
+        self._failure = ""
 
     @classmethod
     @asynccontextmanager
@@ -273,14 +278,17 @@ class Ledger:
     # --- the connection's own life -----------------------------------------------------------
 
     async def _connect(self, servers: list[str], wait: float) -> None:
+        where = ", ".join(urlsplit(server).netloc for server in servers)
+        telling = asyncio.get_running_loop().call_later(TOLD_AFTER, self._tell_of_wait, where, wait)
         try:
             async with asyncio.timeout(wait):
                 await self._attempt_until_connected(servers)
         except TimeoutError:
-            where = urlsplit(servers[0])
             raise LedgerUnavailable(
-                f"No NATS server answered at {where.hostname}:{where.port} within {wait:g} s."
+                f"No NATS server answered at {where} within {wait:g} s{self._why_not()}."
             ) from None
+        finally:
+            telling.cancel()
         self._answers = f"{self._inbox}.{self.nc._nuid.next().decode()}."
         await self.subscribe_direct(self._answers + "*", self._on_answer)
         try:
@@ -288,6 +296,16 @@ class Ledger:
         except (Error, TimeoutError) as error:
             raise LedgerUnavailable(f"NATS ended the new connection: {error}.") from error
         self._back.set()
+
+    def _tell_of_wait(self, where: str, wait: float) -> None:
+        """Say what start-up waits for: whoever mistyped the address sees it at once."""
+        log.warning(
+            f"No NATS server answers at {where}{self._why_not()}; trying for {wait:g} s",
+            action="nats_awaited",
+        )
+
+    def _why_not(self) -> str:
+        return f" ({self._failure})" if self._failure else ""
 
     async def _attempt_until_connected(self, servers: list[str]) -> None:
         while True:
@@ -318,6 +336,7 @@ class Ledger:
             except (OSError, Error) as error:
                 if "authorization violation" in str(error).lower():
                     raise Refused("NATS refused the credentials.") from None
+                self._failure = _reason(error)
                 await asyncio.sleep(RECONNECT_WAIT)
             else:
                 self.nc.options["allow_reconnect"] = True
@@ -331,6 +350,7 @@ class Ledger:
         await self.nc.close()
 
     async def _on_error(self, error: Exception) -> None:
+        self._failure = _reason(error)
         if isinstance(error, (OSError, NatsTimeout)) or not self.connected:
             log.debug("NATS is not reachable", action="nats_unreachable", error=str(error))
         elif "permissions violation" in str(error):
@@ -365,6 +385,16 @@ class Ledger:
             future.set_result(Reply(data, parse_headers(headers)))
 
 
+def _reason(error: Exception) -> str:
+    """A few words on why there is no connection; of a refused one asyncio tells the address."""
+    if isinstance(error, TimeoutError):
+        return "it says nothing"
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number > 0:
+        return os.strerror(number)
+    return getattr(error, "strerror", None) or str(error).removeprefix("nats: ").rstrip(".")
+
+
 def _checked(reply: Reply | None, subject: str, within: float) -> Reply:
     """An answer that came; errors as in `Ledger.request`."""
     if reply is _LATE:
@@ -375,5 +405,6 @@ def _checked(reply: Reply | None, subject: str, within: float) -> Reply:
     if reply is None:
         raise OutcomeUnknown("The connection to NATS broke before the answer came.")
     if reply.headers and reply.status == "503" and not reply.data:
-        raise NotServed(f"Nobody answers on {subject}.")
+        hint = ": NATS runs without JetStream, or it is starting" if subject[:3] == "$JS" else ""
+        raise NotServed(f"Nobody answers on {subject}{hint}.")
     return reply

@@ -22,6 +22,7 @@ from domain.facts import (
 )
 from domain.secrets import KEYS_ID, key_record
 from domain.subjects import access_subject, catalog_subject, subject_of
+from services.ledger.connection import TOLD_AFTER
 from services.ledger.errors import LedgerUnavailable, StartupError, WrongSecret, WrongSequence
 from services.ledger.reader import Follower
 from services.ledger.secrets import (
@@ -78,6 +79,7 @@ async def ledger_id(ledger: "Ledger", *, within: float, consumer: str | None = N
 
     follower = Follower(ledger, apply, after=0, subjects=(FOUNDING,), consumer=consumer)
     reading = asyncio.create_task(follower.run())
+    telling = asyncio.get_running_loop().call_later(TOLD_AFTER, _tell_of_wait, within)
     try:
         await asyncio.wait((found, reading), timeout=within, return_when=asyncio.FIRST_COMPLETED)
         if reading.done():
@@ -86,8 +88,16 @@ async def ledger_id(ledger: "Ledger", *, within: float, consumer: str | None = N
             raise LedgerUnavailable("This ledger is not founded: no gateway or scheduler ran yet.")
         return found.result()
     finally:
+        telling.cancel()
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+def _tell_of_wait(within: float) -> None:
+    log.warning(
+        f"This ledger is not founded yet: no gateway or scheduler ran; trying for {within:g} s",
+        action="ledger_awaited",
+    )
 
 
 async def _first_fact(ledger: "Ledger") -> LedgerFounded | None:

@@ -4,6 +4,7 @@ A setting that readers and writers rely on must be as it is here, or the service
 Knows nothing of what is stored.
 """
 
+import re
 from typing import TYPE_CHECKING
 
 from domain.facts import Json
@@ -19,6 +20,8 @@ SNAPSHOTS = "SNAPSHOTS"
 
 # Within this time a repeated command is recognised by its id (design.md 3.1), in nanoseconds.
 DUPLICATE_WINDOW = 120 * 1_000_000_000
+# The first one that takes atomic batches.
+OLDEST_SERVER = (2, 12)
 _NOT_FOUND = 10059
 _EXISTS = 10058
 # Making a stream waits for a quorum on a cluster.
@@ -51,6 +54,17 @@ def settings(replicas: int) -> list[Json]:
         common | {"name": CHUNKS, "subjects": ["chunks.>"], "allow_msg_ttl": True},
         common | {"name": SNAPSHOTS, "subjects": ["snapshots.>"]},
     ]
+
+
+def check_version(ledger: "Ledger") -> None:
+    """StreamMismatch if this nats-server is too old to write several facts at once."""
+    told = ledger.nc.server_version
+    numbers = re.match(r"(\d+)\.(\d+)", told)
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_SERVER:
+        oldest = ".".join(map(str, OLDEST_SERVER))
+        raise StreamMismatch(
+            f"The nats-server there is of version {told}, but Jobledger needs {oldest} or later."
+        )
 
 
 async def ensure_streams(ledger: "Ledger", *, replicas: int = 1) -> None:

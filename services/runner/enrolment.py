@@ -16,7 +16,7 @@ from pathlib import Path
 from services.errors import ConfigError
 from services.ledger import live
 from services.ledger.access import Access
-from services.ledger.connection import Ledger
+from services.ledger.connection import TOLD_AFTER, Ledger
 from services.ledger.credentials import KeyPair, Login
 from services.ledger.enrolment import SUBJECT
 from services.ledger.errors import LedgerUnavailable, NotServed, Refused
@@ -91,13 +91,21 @@ async def _enrol(url: str, server: str, directory: Path, wait: float) -> Login:
 
 
 async def _asked(ledger: Ledger, request: dict[str, str], wait: float) -> str:
-    deadline = time.monotonic() + wait
+    begun = time.monotonic()
+    told = False
     while True:
         try:
             answer = await live.ask(ledger, SUBJECT, request, _ANSWER_WAIT)
         except NotServed as error:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - begun
+            if waited > wait:
                 raise LedgerUnavailable("No gateway or scheduler enrols this runner.") from error
+            if waited > TOLD_AFTER and not told:
+                told = True
+                log.warning(
+                    f"No gateway or scheduler answers; trying for {wait:g} s",
+                    action="enrolment_awaited",
+                )
             await asyncio.sleep(_RETRY)
             continue
         if "token" not in answer:

@@ -63,7 +63,7 @@ async def run_runner(
                 spool,
                 Identity(server, hostname or socket.gethostname(), tuple(groups), boot),
                 job_env=settings.job_env,
-                base_url=f"http://{settings.host}:{settings.port}",
+                base_url=settings.links_url,
                 kill_timeout=settings.kill_timeout,
                 drain=drain,
             )

@@ -12,6 +12,7 @@ from argon2 import PasswordHasher
 
 from domain.facts import Recorded
 from services.cli import access as command_line
+from services.errors import StartupError
 from services.gateway import logins
 from services.gateway.app import create_app
 from services.gateway.gateway import Gateway
@@ -459,6 +460,13 @@ async def test_keys_are_made_listed_and_revoked_at_the_terminal(
     assert "Deploy" in listed
     assert plain[-4:] in listed
     assert plain not in listed
+
+    with pytest.raises(StartupError, match="There is no role nosuch"):
+        await asyncio.to_thread(command_line.create_key, "Deploy", role=["nosuch"], **where)
+    # Over the API any number may come; the list shows what else there is.
+    await api.ok("create_api_key", {"title": "Eternal", "expires": 10**18})
+    await asyncio.to_thread(command_line.list_keys, **where)
+    assert "Eternal" in capsys.readouterr().out
 
     id = next(id for id, key in api.gateway.views.access.keys.items() if key["title"] == "Deploy")
     await asyncio.to_thread(command_line.revoke_key, id, **where)

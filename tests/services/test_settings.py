@@ -1,10 +1,12 @@
 """Where settings come from, and what a wrong one is answered with."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from services.errors import ConfigError
+from services.cli.datadir import check_port
+from services.errors import ConfigError, StartupError
 from services.settings import load_settings
 
 
@@ -86,3 +88,26 @@ def test_the_nats_address_comes_from_the_flag_or_a_file_or_the_data_directory(
     (tmp_path / "other").write_text("nats://two\n")
     assert load_settings(data_dir=tmp_path, nats=f"@{tmp_path}/other").nats_url == "nats://two"
     assert load_settings(data_dir=tmp_path, nats="nats://three").nats_url == "nats://three"
+
+
+def test_the_address_of_the_api_is_one_that_clients_take(tmp_path: Path) -> None:
+    assert load_settings(data_dir=tmp_path, host="::1", port=5522).api_url == "http://[::1]:5522"
+    assert load_settings(data_dir=tmp_path, port=5522).api_url == "http://127.0.0.1:5522"
+
+
+def test_an_empty_host_is_not_taken_for_all_addresses(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Setting 'host' is wrong"):
+        load_settings(data_dir=tmp_path, host="")
+
+
+def test_an_ipv6_address_is_looked_at_as_such() -> None:
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as other,
+        pytest.raises(StartupError, match="on ::1 is in use"),
+    ):
+        check_port("::1", other.getsockname()[1])
+
+
+def test_a_name_that_is_no_address_of_this_machine_is_told() -> None:
+    with pytest.raises(StartupError, match=r"^192\.0\.2\.1 is no address of this machine"):
+        check_port("192.0.2.1", 5522)

@@ -83,7 +83,7 @@ class Up:
         """An API call that must succeed."""
         key = (self.home / "admin.key").read_text().strip()
         answer: dict[str, Any] = httpx.post(
-            f"http://127.0.0.1:{self.port}/api/app/{name}/v1",
+            f"http://127.0.0.1:{self.port}/api/app/{name if '/' in name else f'{name}/v1'}",
             json=values,
             headers={"X-API-Key": key},
             timeout=PATIENCE,
@@ -282,6 +282,25 @@ def test_the_lines_it_prints_work_when_pasted(running: Up) -> None:
     assert [answer["code"] for answer in answers] == [0, 0, 0]
     assert answers[1]["job"]["output"] == "Hello from Jobledger\n"
     assert answers[2]["rows"][0]["event"]["id"] == "hello"
+
+
+def test_a_directory_with_a_blank_in_its_name_works_and_jobs_know_the_base_url(
+    tmp_path: Path,
+) -> None:
+    up = Up(tmp_path / "my data", free_port())
+    up.home.mkdir()
+    (up.home / "jobledger.toml").write_text('base_url = "https://jobs.example.org/"\n')
+    up.start()
+    try:
+        line = next(line for line in up.output.read_text().splitlines() if "create_event" in line)
+        made = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+        assert json.loads(made.stdout)["code"] == 0
+
+        up.call("update_event", id="hello", params={"script": "#!/bin/sh\necho $JOB_BASE_URL"})
+        job = up.call("run_event/v1/wait", id="hello")["job"]
+        assert job["output"] == "https://jobs.example.org\n"
+    finally:
+        up.stop()
 
 
 # --- how it ends -----------------------------------------------------------------------------
