@@ -25,6 +25,7 @@ from services.cli.members import deciders, runners
 from services.cli.serve import import_folds
 from services.cli.supervise import Child, Supervisor
 from services.cli.wanted import Wanted
+from services.errors import StartupError
 from services.ledger.embedded import NatsSetup
 from services.ledger.staging import Staging
 from services.settings import Settings
@@ -62,7 +63,10 @@ def keep_up(wanted: Wanted) -> None:
 def _keep_running(settings: Settings, cluster: int, *, verbose: bool) -> None:
     setups = _check(settings, cluster)
     log_dir = settings.data_dir / "log"
-    log_dir.mkdir(mode=0o700, exist_ok=True)
+    try:
+        log_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StartupError(f"The logs cannot be in {log_dir}: {error.strerror}.") from error
     # The nodes of a cluster collect batches in memory by themselves.
     staging = Staging(setups[0].log_file.parent) if len(setups) == 1 else None
     with Supervisor(settings.run_dir, log_dir, _say, verbose=verbose) as family:
@@ -139,10 +143,13 @@ class Readiness:
         if self._asked == int(_PATIENCE / _POLL):
             _say(f"Still starting; the logs are in {self._settings.data_dir / 'log'}.")
         key = read_key(self._settings.data_dir)
-        if key is None:
-            return False
-        answer = self._get("/api/app/get_active_servers/v1", {"X-API-Key": key})
-        return bool(answer and answer.get("rows"))
+        if key is None:  # founding writes it before the API listens, unless somebody took it away
+            status, _ = self._get("/health", {})
+            return status == http.HTTPStatus.OK
+        status, answer = self._get("/api/app/get_active_servers/v1", {"X-API-Key": key})
+        if status == http.HTTPStatus.FORBIDDEN:  # it was revoked: who runs jobs is not told
+            return True
+        return bool(status == http.HTTPStatus.OK and answer.get("rows"))
 
     def _connection(self) -> http.client.HTTPConnection:
         at = self._settings
@@ -153,23 +160,23 @@ class Readiness:
         known = own_certificate(at)
         return http.client.HTTPSConnection(at.host, at.port, timeout=_REQUEST_WAIT, context=known)
 
-    def _get(self, path: str, headers: dict[str, str]) -> dict[str, object] | None:
+    def _get(self, path: str, headers: dict[str, str]) -> tuple[int, dict[str, object]]:
         connection = self._connection()
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError):
-            return None  # not listening yet
+            return 0, {}  # not listening yet
         finally:
             connection.close()
-        return answer if response.status == http.HTTPStatus.OK else None
+        return response.status, answer
 
 
 def read_key(data_dir: Path) -> str | None:
     """The admin's API key, as soon as it is there."""
     try:
-        return (data_dir / "admin.key").read_text().strip()
+        return (data_dir / "admin.key").read_text().strip() or None
     except OSError:
         return None
 
@@ -177,6 +184,7 @@ def read_key(data_dir: Path) -> str | None:
 def _welcome(settings: Settings) -> str:
     url = settings.api_url
     key_file = settings.data_dir / "admin.key"
+    known = str(key_file) if read_key(settings.data_dir) else f"not in {key_file} any more"
     key = f'-H "X-API-Key: $(cat {shlex.quote(str(key_file))})"'
     if settings.tls_cert is not None:
         key = f"--cacert {shlex.quote(str(settings.tls_cert))} {key}"
@@ -184,7 +192,7 @@ def _welcome(settings: Settings) -> str:
     return f"""
 Jobledger is up: {url}
 
-  API key (admin)   {key_file}
+  API key (admin)   {known}
   Logs              {settings.data_dir / "log"}
   NATS address      {settings.run_dir / "nats.url"}
 

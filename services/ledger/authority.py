@@ -70,11 +70,11 @@ class Authority:
     signer: Signer
 
     @classmethod
-    def new(cls) -> "Authority":
-        """A fresh one."""
+    def new(cls, account: str = "") -> "Authority":
+        """A fresh one; of an `account` that there is already, whose streams it goes on with."""
         keys = {role: KeyPair.new("account") for role in ROLES}
-        account, system = KeyPair.new("account"), KeyPair.new("account")
-        return cls(KeyPair.new("operator"), system.public, Signer(account.public, keys))
+        account, system = account or KeyPair.new("account").public, KeyPair.new("account")
+        return cls(KeyPair.new("operator"), system.public, Signer(account, keys))
 
     @classmethod
     def of(cls, stored: Json) -> "Authority":

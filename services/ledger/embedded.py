@@ -206,16 +206,43 @@ def logins(choice: Json) -> dict[str, Login]:
 
 def chosen(file: Path) -> Json:
     """Port, keys and logins of this data directory, chosen at the first call."""
-    known: Json = json.loads(file.read_bytes()) if file.exists() else {}
+    known = _read_choice(file) if file.exists() else {}
     if "authority" not in known:
         port = known.get("port") or free_port()
-        write_private(file, json.dumps(_fresh_choice(int(port))).encode(), replace=bool(known))
-        known = json.loads(file.read_bytes())
+        fresh = _fresh_choice(int(port), _account(known, file.parent))
+        write_private(file, json.dumps(fresh).encode(), replace=bool(known))
+        known = _read_choice(file)
     return known
 
 
-def _fresh_choice(port: int) -> Json:
-    authority = Authority.new()
+def _read_choice(file: Path) -> Json:
+    """What was chosen; StartupError for a file that somebody damaged."""
+    try:
+        known = json.loads(file.read_bytes())
+        if isinstance(known, dict):
+            return known
+    except ValueError:
+        pass
+    raise StartupError(
+        f"{file} is damaged: bring it back from a copy of the directory, or remove it to have new "
+        "keys made (all runners and subscribers then need new logins)."
+    )
+
+
+def _account(known: Json, home: Path) -> str:
+    """The account that the ledger here belongs to, "" for none.
+
+    NATS keeps an account's streams in a folder of its name: with another account the ledger would
+    be an empty one.
+    """
+    if known.get("logins"):
+        return logins(known)["owner"].account
+    stored = {folder.name for folder in home.glob("**/store/jetstream/A*") if folder.is_dir()}
+    return stored.pop() if len(stored) == 1 else ""
+
+
+def _fresh_choice(port: int, account: str) -> Json:
+    authority = Authority.new(account)
     roles = ("owner", "gateway", "scheduler", "subscriber", "enrolment")
     logins = {role: authority.signer.login(role) for role in roles}
     return {

@@ -14,7 +14,7 @@ import pytest
 
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats, prepare
-from services.ledger.errors import StartupError
+from services.ledger.errors import LedgerUnavailable, StartupError
 from services.ledger.streams import ensure_streams
 from tests.services.wire import tick, until
 
@@ -34,6 +34,40 @@ async def test_port_and_credentials_stay_over_restarts(tmp_path: Path) -> None:
         assert await ledger.end() == 1
     await second.stop()
     await second.stop()
+
+
+@pytest.mark.parametrize("what", ["authority", "all of it"])
+async def test_new_keys_lock_logins_out_and_open_the_same_ledger(tmp_path: Path, what: str) -> None:
+    first = EmbeddedNats(tmp_path)
+    await first.start()
+    async with Ledger.open(first.url, name="t") as ledger:
+        await ensure_streams(ledger)
+        await ledger.append(tick(), id="a")
+    await first.stop()
+
+    file = tmp_path / "nats" / "credentials.json"
+    known = json.loads(file.read_text())
+    del known["authority"]
+    file.write_text(json.dumps(known)) if what == "authority" else file.unlink()
+
+    second = EmbeddedNats(tmp_path)
+    await second.start()
+    try:
+        async with Ledger.open(second.url, name="t") as ledger:
+            assert await ledger.end() == 1
+        old = first.setup.logins["owner"].url(second.setup.address)
+        with pytest.raises(LedgerUnavailable, match="refused the credentials"):
+            async with Ledger.open(old, name="t"):
+                pass
+    finally:
+        await second.stop()
+
+
+async def test_damaged_keys_are_told_in_one_sentence(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    (tmp_path / "nats" / "credentials.json").write_text("")
+    with pytest.raises(StartupError, match=r"credentials\.json is damaged"):
+        prepare(tmp_path)
 
 
 async def test_credentials_are_in_private_files_only(own_server: EmbeddedNats) -> None:

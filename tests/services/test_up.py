@@ -359,3 +359,15 @@ def test_the_next_up_takes_over_from_one_that_was_killed(up: Up) -> None:
 
     assert not any(map(exists, services))
     assert "kept" in [row["id"] for row in up.call("get_tags")["rows"]]
+
+
+@pytest.mark.parametrize("what", ["taken away", "revoked"])
+def test_without_the_first_key_it_comes_up_as_well(up: Up, what: str) -> None:
+    up.start()
+    if what == "revoked":
+        up.call("delete_api_key", id="kadmin")
+    else:
+        (up.home / "admin.key").unlink()
+    assert up.stop() == 0
+
+    up.start()  # which waits for its welcome
