@@ -12,6 +12,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ _PART = 256 * 1024
 _WINDOW = 8 * 1024 * 1024
 _SILENCE = 30.0
 _LEVEL = 3
+_NAME_TAKEN = 10130
+_RETRY = 0.2
 
 Progress = Callable[[str, int], None]
 """Called with (what is copied, bytes so far)."""
@@ -125,7 +128,9 @@ async def restore(
     for name in (*STREAMS, SNAPSHOTS):
         if await _exists(ledger, name):
             reading.checked(await ledger.api(f"STREAM.DELETE.{name}", within=_SILENCE))
-    for name in STREAMS:
+    # The facts last: whoever starts services after an interruption finds no ledger, and not one
+    # whose logs and files are gone.
+    for name in reversed(STREAMS):
         await _restore_stream(ledger, name, file, manifest.streams[name], replicas, progress)
     await ensure_streams(ledger, replicas=replicas)
     return manifest
@@ -190,7 +195,7 @@ async def _restore_stream(
 ) -> None:
     config = described["config"] | {"num_replicas": replicas}
     body = {"config": config, "state": described["state"]}
-    answer = await ledger.api(f"STREAM.RESTORE.{name}", body, within=_SILENCE)
+    answer = await _opened(ledger, name, body)
     subject = reading.checked(answer)["deliver_subject"]
     size = 0
     members = _members(file)
@@ -207,6 +212,20 @@ async def _restore_stream(
     wanted = described["state"]
     if any(state[key] != wanted[key] for key in ("messages", "last_seq")):
         raise LedgerUnavailable(f"NATS restored {name} otherwise than it was.")
+
+
+async def _opened(ledger: "Ledger", name: str, body: Json) -> Json:
+    """The answer of a server that takes the stream's parts now.
+
+    A restore that was cut off keeps the name until the server gives it up.
+    """
+    deadline = time.monotonic() + _SILENCE
+    while True:
+        answer = await ledger.api(f"STREAM.RESTORE.{name}", body, within=_SILENCE)
+        taken = answer.get("error", {}).get("err_code") == _NAME_TAKEN
+        if not taken or time.monotonic() > deadline or await _exists(ledger, name):
+            return answer
+        await asyncio.sleep(_RETRY)
 
 
 async def _exists(ledger: "Ledger", name: str) -> bool:

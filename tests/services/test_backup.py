@@ -111,6 +111,26 @@ def flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
 
 
+async def test_an_interrupted_restore_leaves_no_facts_without_their_bytes(
+    ledger: Ledger, own_server: EmbeddedNats, tmp_path: Path
+) -> None:
+    await lived_in(ledger, tmp_path)
+    file = tmp_path / "ledger.backup"
+    await backup(ledger, file, now=time.time(), progress=quiet)
+
+    def interrupt(what: str, _bytes: int) -> None:
+        if what == "CHUNKS":
+            raise KeyboardInterrupt
+
+    async with Ledger.open(own_server.url, name="restored") as copy:
+        with pytest.raises(KeyboardInterrupt):
+            await restore(copy, file, force=False, replicas=1, progress=interrupt)
+        assert "error" in await copy.api("STREAM.INFO.LEDGER")
+
+        await restore(copy, file, force=False, replicas=1, progress=quiet)
+        assert await everything(copy) == await everything(ledger)
+
+
 async def test_an_unfounded_ledger_has_no_backup(ledger: Ledger, tmp_path: Path) -> None:
     file = tmp_path / "ledger.backup"
     with pytest.raises(Exception, match="not founded"):
