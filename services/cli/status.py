@@ -102,8 +102,11 @@ def _look_at_processes(found: Status, run_dir: Path) -> None:
 
     pidfiles = sorted(run_dir.glob("*.pid"))
     found.services = {file.stem: holder_of(file) for file in pidfiles}
-    expected = _SERVICES if any(found.services.values()) else ()
-    for name in dict.fromkeys([*found.services, *expected]):
+    # Of a cluster on one machine there are several of each kind, with numbers.
+    kinds = {name.rstrip("0123456789") for name in found.services}
+    runs = any(found.services.values())
+    missing = [name for name in _SERVICES if runs and name not in kinds]
+    for name in [*found.services, *missing]:
         if found.services.setdefault(name, None) is None:
             found.trouble(f"The {name} is not running.")
 

@@ -1,6 +1,7 @@
 """`jobledger status` and the metrics of all services, with everything running."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -211,3 +212,19 @@ def test_a_killed_runner_is_a_trouble_until_it_is_started_again(tmp_path: Path) 
     finally:
         up.process.send_signal(signal.SIGCONT)
         up.stop()
+
+
+def test_the_services_of_a_cluster_are_known_by_their_numbers(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, port=free_port())
+    settings.run_dir.mkdir()
+    with contextlib.ExitStack() as held:
+        for name in ("nats1", "gateway1", "gateway2", "scheduler1"):
+            pidfile = held.enter_context((settings.run_dir / f"{name}.pid").open("w"))
+            pidfile.write(f"{os.getpid()}\n")
+            pidfile.flush()
+            fcntl.flock(pidfile, fcntl.LOCK_EX)  # as a running child holds it
+        (settings.run_dir / "scheduler2.pid").write_text("1\n")
+
+        troubles = [one for one in look(settings).troubles if "not running" in one]
+
+    assert troubles == ["The scheduler2 is not running.", "The runner is not running."]
