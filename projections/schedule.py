@@ -62,6 +62,7 @@ class EventSchedule:
     fired: fires on the ledger that are due after `settled`
     changed: sequence of the last fact that changed the stretches
     started: due minute of the last startup fire
+    jumped: sequence at which a client last set the cursor: older fires say nothing any more
     """
 
     stretches: list[Stretch]
@@ -70,6 +71,7 @@ class EventSchedule:
     changed: int
     fired: set[FireId] = field(default_factory=set)
     started: float = 0.0
+    jumped: int = 0
 
     @property
     def current(self) -> Stretch:
@@ -113,6 +115,7 @@ class StoredEvent(Struct, gc=False):
     changed: int
     fired: set[FireId]
     started: float
+    jumped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +205,12 @@ class Schedule:
             # The cursor stands still while the event is off, and may stand in the future (3.5).
             new.after = old.upto if old.upto is not None else at
         entry.stretches.append(new)
-        if new.plan.catchup is not None and counters.cursor is not None:
+        # Catch-up that is turned on begins here and now: nothing that is due gets lost by it.
+        begins = old.plan.catchup is None and counters.cursor == floor60(fact.at)
+        if new.plan.catchup is not None and counters.cursor is not None and not begins:
             new.after = counters.cursor + 59.0
             _jump(entry)
+            entry.jumped = self.position
         if not self.gate_open(fact.event):
             new.upto = new.after
         entry.changed = self.position
@@ -304,6 +310,8 @@ class Schedule:
             entry.started = max(entry.started, key.due)
             self.startups.pop(fact.event, None)
             return
+        if isinstance(fact, f.JobDeleted) and key.anchor < entry.jumped:
+            return  # of a run before the cursor was set: what is due again is launched again
         self._look(entry)
         belongs = _reach(entry, key.anchor, key.due)
         if key.due > entry.settled:
@@ -377,7 +385,13 @@ class Schedule:
             for s in entry.stretches
         ]
         return StoredEvent(
-            stretches, entry.settled, entry.nth, entry.changed, set(entry.fired), entry.started
+            stretches,
+            entry.settled,
+            entry.nth,
+            entry.changed,
+            set(entry.fired),
+            entry.started,
+            entry.jumped,
         )
 
     def restore(self, state: StoredSchedule) -> None:
@@ -399,7 +413,13 @@ class Schedule:
                 Stretch(s.anchor, s.version, definition, plan, s.reading, s.after, s.upto, s.nth)
             )
         return EventSchedule(
-            stretches, stored.settled, stored.nth, stored.changed, stored.fired, stored.started
+            stretches,
+            stored.settled,
+            stored.nth,
+            stored.changed,
+            stored.fired,
+            stored.started,
+            stored.jumped,
         )
 
     # --- what the leader asks ------------------------------------------------------------------

@@ -375,6 +375,43 @@ def test_a_cursor_in_the_past_replays_and_one_in_the_present_skips_a_backlog(
     assert clock.fired()[5:] == [1020]
 
 
+def test_what_is_replayed_does_not_depend_on_old_jobs_being_deleted(clock: Clockwork) -> None:
+    """The cursor is set back, the failed runs are deleted, and the event is turned on again."""
+    clock.event(MINUTELY, on("catchup"))
+    clock.at(NOON + 121)
+    clock.update("enabled", enabled=False)
+    clock.update(counters=f.Counters(cursor=NOON))
+    for job in clock.of(f.JobRequested):
+        clock.given(
+            f.JobDeleted(
+                at=clock.now,
+                actor=ANNA,
+                event="e1",
+                job=job.job,
+                source=job.source,
+                fire=job.fire,
+                counters=job.counters,
+            )
+        )
+    clock.take_over()
+    clock.update("enabled", enabled=True)
+    clock.run()
+    assert clock.fired() == [0, 60, 120, 60, 120]
+
+
+def test_turning_catch_up_on_loses_nothing_that_is_due(clock: Clockwork) -> None:
+    """Neither what is owed when nobody leads, nor the later seconds of the minute."""
+    every_20_seconds = on("interval", start=NOON - 1200, duration=20)
+    clock.event(every_20_seconds)
+    clock.now = NOON + 5  # nobody was there at noon
+    cursor = f.Counters(cursor=NOON)  # what the API records if none was given
+    clock.update(triggers=[every_20_seconds, on("catchup")], counters=cursor)
+    clock.take_over()
+    clock.run()
+    clock.at(NOON + 60)
+    assert clock.fired() == [-20, 0, 20, 40, 60]
+
+
 @pytest.mark.parametrize("switch", ["event", "category", "plugin", "master"])
 @pytest.mark.parametrize("catches_up", [True, False])
 def test_what_was_due_while_switched_off_waits_for_catch_up_or_is_not_due(
