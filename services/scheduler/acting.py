@@ -60,13 +60,17 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What performing needs to reach. `reached` waits until a sequence was folded."""
+    """What performing needs to reach. `reached` waits until a sequence was folded.
+
+    `brake` says why no job can be launched at a moment, if there is a reason (scheduling.md 3.6).
+    """
 
     ledger: Ledger
     definitions: Definitions
     access: Access
     states: EventStates
     jobs: ActiveJobs
+    brake: Callable[[float], str | None]
     notices: Notices
     mailer: Mailer
     hooks: WebHooks
@@ -225,6 +229,12 @@ class Acting:
         done = Outcome(0, f"Launched job {id} of event {target}.", child=id)
         if self._repeated(run) and await around.ledger.last_sequence(job_subject(target, id)):
             return done
+        braked = around.brake(around.clock())
+        if braked is not None:
+            # The brake may have been reached by this very job, if the ledger's answer was lost.
+            if await around.ledger.last_sequence(job_subject(target, id)):
+                return done
+            raise event_rule(braked)
         made_of = around.definitions.made_of(target, overrides={})
         made = around.definitions.made(made_of) or NOTHING
         result = completion.result_of(job)

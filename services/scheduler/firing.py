@@ -314,8 +314,7 @@ class Firing:
         reason = self._refusal(launch, now)
         minute = self._free_minute(now)
         if reason is None and minute is None:
-            limit = self.settings.max_jobs_per_min
-            reason = f"Global jobs per minute limit has been reached ({limit}/min)"
+            reason = _braked(self.settings.max_jobs_per_min)
         if reason is not None:
             refusal = rejected(launch, reason, actor=self.actor, at=now)
             return refusal.job, refusal
@@ -342,6 +341,13 @@ class Firing:
             return self.states.counted(launch.event, condition, now, live)
 
         return day_refusal(rules, launch.event, count)
+
+    def brake(self, now: float) -> str | None:
+        """Why the jobs-per-minute brake lets nobody launch a job now who cannot wait (3.6)."""
+        limit = self.settings.max_jobs_per_min
+        if not limit or self.schedule.launched(floor60(now)) < limit:
+            return None
+        return _braked(limit)
 
     def _free_minute(self, now: float) -> int | None:
         """The minute in which the jobs-per-minute brake lets one more job start (3.6)."""
@@ -408,6 +414,10 @@ class Firing:
                 yield launch.job, rejected(launch, answer.reason, actor=self.actor, at=now)
             else:
                 yield self._launch(answer.launch, now)
+
+
+def _braked(limit: int) -> str:
+    return f"Global jobs per minute limit has been reached ({limit}/min)"
 
 
 def _holds(entry: EventSchedule, stretch: Stretch) -> bool:

@@ -133,6 +133,7 @@ class Scheduler:
             access=self.access,
             states=self.states,
             jobs=self.jobs,
+            brake=self.firing.brake,
             notices=Notices(self.settings, self.definitions, self.fleet, self.states, secret),
             mailer=Mailer(self.settings, self.clock),
             hooks=WebHooks(self.definitions, secret, self.clock),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from domain import facts as f
 from domain.defaults import default_facts
@@ -369,6 +370,18 @@ async def test_a_daily_limit_refuses_the_launch_of_an_action(stack: Stack) -> No
     assert first.code == 0
     text = "Maximum daily 'complete' count of 1 has been reached for event: e2"
     assert (second.code, second.description) == ("run_event", text)
+
+
+async def test_the_jobs_per_minute_brake_holds_for_launches_of_actions(stack: Stack) -> None:
+    """Given a brake of one job, when a job's action launches another, then the action fails."""
+    stack.settings = replace(stack.settings, max_jobs_per_min=1)
+    await stack.define("e2")
+    await stack.define(actions=[action("run_event", event_id="e2")])
+    await stack.run(until=time.time() + 60, wait="start_delay")  # the next minute is taken as well
+    async with stack.scheduler():
+        [done] = await results(stack, await stack.run())
+    text = "Global jobs per minute limit has been reached (1/min)"
+    assert (done.code, done.description) == ("run_event", text)
 
 
 def refusals(stack: Stack) -> list[f.ActionEnded]:
