@@ -95,7 +95,7 @@ def decide_create(command: CreateRecord, known: Known, now: float) -> CatalogCre
     if known.record(command.type, id) is not None:
         raise RuleBroken(rules.code, f"A {command.type} with this id exists already: {id}")
     _check_grants(command.type, {}, record, by)
-    if rules.ordered and record.get("sort_order") is None:
+    if rules.ordered:
         record["sort_order"] = _next_place(command.type, known)
     record |= {"username": by.username, "created": int(now), "modified": int(now), "revision": 1}
     return bounded(

@@ -141,6 +141,13 @@ def test_new_categories_and_groups_come_last(world: World) -> None:
     assert "sort_order" not in create(world, "tag")
 
 
+@pytest.mark.parametrize("type", ["category", "group"])
+def test_the_place_of_something_new_is_not_for_the_client_to_say(
+    world: World, type: CatalogType
+) -> None:
+    assert create(world, type, sort_order=77)["sort_order"] == 1
+
+
 def test_a_category_is_enabled_unless_told_otherwise(world: World) -> None:
     assert create(world, "category")["enabled"] is True
     assert create(world, "category", id="off", enabled=False)["enabled"] is False

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from domain.facts import Actor, JobCompleted, JobDelayed, JobRequested, SessionStarted
+from domain.facts import (
+    Actor,
+    JobAssigned,
+    JobCompleted,
+    JobDelayed,
+    JobRequested,
+    JobStarted,
+    SessionStarted,
+)
 from services.gateway.auth import session_hash
 from services.gateway.gateway import TRIES
 from services.ledger.connection import Ledger
@@ -353,6 +361,55 @@ async def test_live_lists_hide_invisible_jobs_unless_an_administrator_asks_for_t
         summary = await api.ok("get_active_job_summary", {"invisible": True}, **key)
         assert [row["id"] for row in found["rows"]] == ids
         assert list(summary["events"]) == ["backup"] * len(ids)
+
+
+async def test_an_event_shows_its_active_jobs_but_no_invisible_ones(api: Api) -> None:
+    """Given two active jobs, one invisible, when the event is looked at, then one is shown."""
+    await api.ok("create_event", EVENT)
+    jobs = []
+    for invisible in (False, True):
+        job = (await api.ok("run_event", {"id": "backup", "invisible": invisible}))["id"]
+        jobs.append(job)
+        order = await api.record(
+            JobAssigned(
+                at=NOW,
+                actor=SYSTEM,
+                server="s1",
+                boot="b1",
+                event="backup",
+                job=job,
+                attempt=1,
+                made_of=api.gateway.views.active.jobs[job].request.made_of,
+            )
+        )
+        await api.record(
+            JobStarted(
+                at=NOW,
+                actor=SYSTEM,
+                server="s1",
+                boot="b1",
+                event="backup",
+                job=job,
+                order=order.sequence,
+                pid=1,
+                started=NOW,
+            )
+        )
+    shown = (await api.ok("get_event", {"id": "backup"}))["jobs"]
+    assert [job["id"] for job in shown] == jobs[:1]
+
+
+async def test_a_day_in_a_search_is_one_of_the_configured_zone(api: Api) -> None:
+    """Given a job that ended at 08:00 UTC, when Hawaii's zone is configured, then a day earlier."""
+    await api.ok("create_event", EVENT)
+    job = (await api.ok("run_event", {"id": "backup"}))["id"]
+    await api.record(
+        JobCompleted(at=NOW, actor=SYSTEM, event="backup", job=job, code=0, description="")
+    )
+    query = {"query": "date:2027-01-14"}
+    assert (await api.ok("search_jobs", query))["list"]["length"] == 0
+    await api.ok("admin_update_config", {"timezone": "Pacific/Honolulu"})
+    assert (await api.ok("search_jobs", query))["list"]["length"] == 1
 
 
 async def test_live_jobs_can_be_seen_as_they_were(api: Api) -> None:

@@ -106,7 +106,9 @@ async def get_event(call: Call, asked: tuple[str, Moment | None]) -> Payload:
     active = [
         jobs.live_document(call.gateway.seen, job, plain=plain)
         for job in live
-        if job.state is JobState.ACTIVE and call.caller.may_see(*jobs.category_and_targets(job))
+        if job.state is JobState.ACTIVE
+        and not job.value("invisible")
+        and call.caller.may_see(*jobs.category_and_targets(job))
     ]
     queued = sum(job.state is JobState.QUEUED for job in live)
     return {"event": event, "jobs": active, "queued": queued}

@@ -41,7 +41,9 @@ def _search(params: Params) -> Search:
 
 
 def _calendar(call: Call) -> Calendar:
-    return Calendar(call.now, call.gateway.settings.timezone)
+    """Days are those of the zone of triggers that name none (scheduling.md 3.4)."""
+    configured = call.gateway.views.definitions.config.get("timezone")
+    return Calendar(call.now, str(configured or call.gateway.settings.timezone))
 
 
 SEARCH_FIELDS = {
