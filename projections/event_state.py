@@ -24,8 +24,8 @@ from domain.facts import Counters, FireKey, Json, Recorded
 class EventState(Struct, gc=False):
     """One event's state. Times are Unix seconds; `total_elapsed` is in seconds.
 
-    `cursor_set` and `nth_set` are the sequences at which a client last set the counter: fires
-    of an older anchor do not overwrite it.
+    `cursor_set` and `nth_set` are the sequences at which a client last set the counter, or the
+    event was made: fires of an older anchor do not overwrite it.
     """
 
     cursor: int | None = None
@@ -125,7 +125,7 @@ class EventStates:
     def _define(self, fact: f.EventCreated | f.EventUpdated) -> None:
         id = fact.event
         if isinstance(fact, f.EventCreated):
-            self.states[id] = EventState()
+            self.states[id] = EventState(cursor_set=self.position, nth_set=self.position)
             self._days.pop(id, None)
         state = self.states.setdefault(id, EventState())
         self._category[id] = str(fact.definition.get("category"))

@@ -62,7 +62,8 @@ class EventSchedule:
     fired: fires on the ledger that are due after `settled`
     changed: sequence of the last fact that changed the stretches
     started: due minute of the last startup fire
-    jumped: sequence at which a client last set the cursor: older fires say nothing any more
+    jumped: sequence at which the event was made, or a client last set its cursor: older fires
+        say nothing any more
     """
 
     stretches: list[Stretch]
@@ -173,7 +174,7 @@ class Schedule:
         if not self.gate_open(fact.event):
             stretch.upto = stretch.after
         self.events[fact.event] = EventSchedule(
-            [stretch], stretch.after, counters.nth, self.position
+            [stretch], stretch.after, counters.nth, self.position, jumped=self.position
         )
 
     def _updated(self, fact: f.EventUpdated) -> None:
@@ -308,10 +309,12 @@ class Schedule:
             return
         if fact.source == "startup":
             entry.started = max(entry.started, key.due)
-            self.startups.pop(fact.event, None)
+            owed = self.startups.get(fact.event)
+            if owed is not None and owed.due <= key.due:
+                del self.startups[fact.event]
             return
         if isinstance(fact, f.JobDeleted) and key.anchor < entry.jumped:
-            return  # of a run before the cursor was set: what is due again is launched again
+            return  # what is due again since then is launched again
         self._look(entry)
         belongs = _reach(entry, key.anchor, key.due)
         if key.due > entry.settled:

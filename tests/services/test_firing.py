@@ -131,6 +131,21 @@ class Clockwork:
             )
         )
 
+    def delete_jobs(self) -> None:
+        """All jobs that e1 has had so far are erased."""
+        for job in self.of(f.JobRequested):
+            self.given(
+                f.JobDeleted(
+                    at=self.now,
+                    actor=ANNA,
+                    event="e1",
+                    job=job.job,
+                    source=job.source,
+                    fire=job.fire,
+                    counters=job.counters,
+                )
+            )
+
     def switch(self, type: f.CatalogType, id: str, enabled: bool) -> None:
         record = {"id": id, "enabled": enabled}
         fact = f.CatalogUpdated(
@@ -381,22 +396,37 @@ def test_what_is_replayed_does_not_depend_on_old_jobs_being_deleted(clock: Clock
     clock.at(NOON + 121)
     clock.update("enabled", enabled=False)
     clock.update(counters=f.Counters(cursor=NOON))
-    for job in clock.of(f.JobRequested):
-        clock.given(
-            f.JobDeleted(
-                at=clock.now,
-                actor=ANNA,
-                event="e1",
-                job=job.job,
-                source=job.source,
-                fire=job.fire,
-                counters=job.counters,
-            )
-        )
+    clock.delete_jobs()
     clock.take_over()
     clock.update("enabled", enabled=True)
     clock.run()
     assert clock.fired() == [0, 60, 120, 60, 120]
+
+
+def test_an_event_made_anew_replays_what_jobs_of_its_namesake_were_deleted_for(
+    clock: Clockwork,
+) -> None:
+    """It is deleted with its jobs, which are erased when it has come again with its cursor."""
+    clock.event(MINUTELY, on("catchup"))
+    clock.at(NOON + 61)
+    clock.given(f.EventDeleted(at=clock.now, actor=ANNA, event="e1", delete_jobs=True))
+    clock.event(MINUTELY, on("catchup"), counters=f.Counters(cursor=NOON - 60))
+    clock.delete_jobs()
+    clock.run()
+    assert clock.fired() == [0, 60, 0, 60]
+    assert clock.leader is not None
+    assert clock.leader.states.states["e1"].cursor == NOON + 60
+
+
+def test_a_start_fires_though_the_job_of_an_earlier_start_is_deleted(clock: Clockwork) -> None:
+    clock.event(on("startup"))
+    clock.take_over(startup=True)
+    clock.run()
+    clock.now += 600
+    clock.take_over(startup=True)
+    clock.delete_jobs()
+    clock.run()
+    assert len(clock.of(f.JobRequested)) == 2
 
 
 def test_turning_catch_up_on_loses_nothing_that_is_due(clock: Clockwork) -> None:
