@@ -40,10 +40,18 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 _CHUNKED = (b"transfer-encoding", b"chunked")
 _END = b"0\r\n\r\n"
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class _HeadRefused(Exception):
     """Raised within the parser; the reply is in `_refusal`."""
+
+
+class _Ignored(list[tuple[bytes, bytes]]):
+    """Where the fields go that follow a body (trailers): nobody may take them for the head's."""
+
+    def append(self, field: tuple[bytes, bytes]) -> None:
+        """Forget it."""
 
 
 class Exchange(RequestResponseCycle):
@@ -162,6 +170,8 @@ class GuardedProtocol(HttpToolsProtocol):
     _head_size = 0
     _idle_since = 0.0
     _in_body = False
+    _going_on = False
+    _without_body = 0
     _unread = 0
     _refusal: tuple[int, str] | None = None
 
@@ -202,16 +212,49 @@ class GuardedProtocol(HttpToolsProtocol):
         The rest of a body that was refused already is read and dropped, so that the client
         gets to see the refusal; but not for long.
         """
-        super().data_received(data)
-        if not self._in_body and (self._head_timer is not None or self.idle):
+        self._without_body += len(data)
+        self._parse(data)
+        if self._in_body:
+            if self._without_body > MOST_HEAD:
+                self._body_is_none()
+        elif self._head_timer is not None or self.idle:
             if self._head_timer is None:
                 self._await_head()
             self._head_size += len(data)
             if self._head_size > MOST_HEAD:
                 self._refuse(431, f"A request's head may have at most {MOST_HEAD} bytes.")
 
+    def _parse(self, data: bytes) -> None:
+        """Have the parser take all of it.
+
+        It stops after a head that offers another protocol (Upgrade), as Java's client does with
+        HTTP/2 on each new connection, and takes no body of it. None is spoken here: what follows
+        is that request's body, and then the next request.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.send_400_response("")
+            except httptools.HttpParserUpgrade as offered:
+                data = self._body_announced() + data[offered.args[0] :]
+                continue
+            return
+
+    def _body_announced(self) -> bytes:
+        """What makes a new parser expect the body of this request, if there is to be one."""
+        framing = [field for field in self.scope["headers"] if field[0] in _FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._going_on = True
+        return b"POST / HTTP/1.1\r\n%b\r\n" % header_lines(framing)
+
     def on_headers_complete(self) -> None:
         """The head is here: answer it, if it is not too large."""
+        if self._going_on:
+            self._going_on = False
+            return
+        self._without_body = 0
         self._head_arrived()
         self._in_body = True
         size = len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
@@ -225,6 +268,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refusal = (400, "The request's URL is malformed.")
             raise _HeadRefused from error
         self._begin()
+        self.headers = _Ignored()
 
     def _complete_scope(self) -> None:
         url = httptools.parse_url(self.url)
@@ -263,8 +307,15 @@ class GuardedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body is here."""
+        self._without_body = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The body is here as well; if nobody waited for it, the next head is what may come."""
+        if self.parser.should_upgrade():
+            return  # see `_parse`
         self._in_body = False
         super().on_message_complete()
         if self._head_timer is not None:
@@ -305,9 +356,6 @@ class GuardedProtocol(HttpToolsProtocol):
     def _unset_keepalive_if_required(self) -> None:
         """What came does not end the timer, see `timeout_keep_alive_handler`."""
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Other protocols are not spoken here; the request is answered as HTTP."""
-
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in the form of all refusals."""
         self._refuse(*(self._refusal or (400, "This is not a valid HTTP request.")))
@@ -327,6 +375,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._refuse(408, "The request did not come in time.")
+
+    def _body_is_none(self) -> None:
+        """Refuse what frames a body (trailers, extensions of chunks) and never ends."""
+        if self.idle:
+            self.transport.close()
+        else:
+            self._refuse(431, f"What frames a body may have at most {MOST_HEAD} bytes.")
 
     def _refuse(self, status: int, description: str) -> None:
         """Say why and close; where a reply is on its way already, only close."""

@@ -289,6 +289,91 @@ async def test_a_body_is_read_whole_however_it_comes(served: Served) -> None:
             assert reply.endswith(b'"list":{"length":0}}\n')
 
 
+OFFER = (b"Upgrade: h2c", b"HTTP2-Settings: AAMA", b"Connection: Upgrade, HTTP2-Settings, close")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_request_that_offers_another_protocol_keeps_its_body(
+    served: Served, chunked: bool
+) -> None:
+    """As Java's client sends it; whatever is in the body is no request of its own."""
+    body = b'{"id":\n\n"GET /api/app/ping/v1 HTTP/1.1"}'
+    request = post("/api/app/get_event/v1", body, f"X-API-Key: {served.key}".encode(), *OFFER)
+    request = request.replace(b"Connection: close\r\n", b"")
+    if chunked:
+        head = request.removesuffix(body)
+        head = head.replace(b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked")
+        request = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    for cut in (len(request), request.index(b"\r\n\r\n") + 4, len(request) - 20):
+        reader, writer = await served.connect()
+        writer.write(request[:cut])
+        await writer.drain()
+        writer.write(request[cut:])
+        async with asyncio.timeout(WITHIN):
+            reply = await reader.read()
+        writer.close()
+        assert reply.startswith(b"HTTP/1.1 400")
+        assert b"Parameter 'id' must be" in reply
+        assert reply.count(b"HTTP/1.1 ") == 1
+
+
+async def test_what_follows_an_offer_of_another_protocol_is_the_next_request(
+    served: Served,
+) -> None:
+    offer = get(b"/api/app/ping/v1", *OFFER[:2], b"Connection: Upgrade")
+    offer = offer.replace(b"Connection: close\r\n", b"")
+    reply = await served.raw(offer + offer + get(b"/api/app/nope/v1"))
+    assert reply.count(b"HTTP/1.1 200") == 3
+    assert reply.endswith(b'"Unsupported API: app/nope/v1"}\n')
+
+
+CHUNKED = post(EVENTS, b"", b"Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+
+
+async def test_fields_after_a_body_do_not_count_as_its_head(served: Served) -> None:
+    """A proxy that watches over heads would let them pass."""
+    reply = await served.raw(CHUNKED + f"0\r\nX-API-Key: {served.key}\r\n\r\n".encode())
+    assert reply.startswith(b"HTTP/1.1 403")
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nX: ", b"5;"])
+async def test_what_frames_a_body_is_bounded(served: Served, endless: bytes) -> None:
+    """Trailers and the extensions of chunks are no body, and as large as a client likes."""
+    reader, writer = await served.connect()
+    writer.write(CHUNKED.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+    async with asyncio.timeout(WITHIN):
+        await reader.readuntil(b"100 Continue\r\n\r\n")
+        writer.write(endless + b"y" * (connections.MOST_HEAD + 1 - len(endless)))
+        assert (await reader.read()).startswith(b"HTTP/1.1 431")
+    writer.close()
+
+
+async def test_the_frames_of_an_answered_request_are_bounded(served: Served) -> None:
+    reader, writer = await served.connect()
+    writer.write(CHUNKED.replace(EVENTS.encode(), b"/api/app/nope/v1") + b"0\r\n")
+    async with asyncio.timeout(WITHIN):
+        await reader.readuntil(b"}\n")
+        writer.write(b"X: y\r\n" * 20_000)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+
+
+async def test_many_requests_before_a_body_do_not_count_as_its_frame(served: Served) -> None:
+    reader, writer = await served.connect()
+    plain = b"GET /api/app/ping/v1 HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 4000 + b"\r\n\r\n"
+    async with asyncio.timeout(WITHIN):
+        for _ in range(20):
+            writer.write(plain)
+            await reader.readuntil(b"}\n")
+        head, body = CHUNKED, b"2\r\n{}\r\n0\r\n\r\n"
+        writer.write(head)
+        await writer.drain()
+        writer.write(body)
+        assert (await reader.read()).startswith(b"HTTP/1.1 403")
+    writer.close()
+
+
 @pytest.mark.parametrize("size", [900, 2000])
 async def test_chunks_are_bounded_like_any_body(api: Api, size: int) -> None:
     async with serving(api, max_body=1000) as served:
