@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from services.gateway.gateway import Gateway
 
 _OF_JOB = re.compile(r"files/jobs/([a-z0-9_]+)/[\w\-]+/[^/]+", re.ASCII)
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _END_OF_TIME = 1e11  # Unix seconds; what comes after it has no date
 _UNKNOWN_TYPE = "application/octet-stream"
 # A page or a drawing may hold scripts; they would run with the reader's session.
@@ -168,7 +168,7 @@ def _unchanged(headers: dict[bytes, bytes], blob: Blob, date: int) -> bool:
 def _time(header: bytes | None) -> float | None:
     try:
         return parsedate_to_datetime((header or b"").decode("latin-1")).timestamp()
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 

@@ -194,12 +194,13 @@ def _gzipped(body: bytes) -> bytes:
 
 
 def wants_gzip(accept_encoding: bytes) -> bool:
-    """Whether the client takes gzip (a `q=0` refuses it)."""
+    """Whether the client takes gzip (a `q=0` refuses it); its name says more than `*`."""
+    taken = {}
     for part in accept_encoding.lower().split(b","):
         name, _, quality = part.strip().partition(b";")
-        if name.strip() in (b"gzip", b"*"):
-            return quality.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
-    return False
+        refused = quality.replace(b" ", b"") in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
+        taken[name.strip()] = not refused
+    return taken.get(b"gzip", taken.get(b"*", False))
 
 
 def dumps(value: Any) -> str:

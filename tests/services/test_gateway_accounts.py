@@ -107,6 +107,23 @@ async def test_over_https_the_cookie_is_for_https_alone(api: Api) -> None:
     assert "strict-transport-security" in browser.last.headers
 
 
+@pytest.mark.parametrize(
+    "others",
+    ['theme={"dark": true}', "name=Jörg Müller", "path=/", "consent", "=x", "a[0]=1"],
+)
+async def test_cookies_of_others_do_not_hide_the_session(api: Api, others: str) -> None:
+    """A browser sends a host's cookies to all its ports, whatever their makers put in."""
+    browser = Browser(api.gateway)
+    await browser.login()
+    session = browser.cookie().value
+    browser.http.cookies.clear()
+    sent = {"Cookie": f"{others}; session_id={session}; last".encode()}
+
+    reply = await browser.http.get("/api/app/get_events/v1", headers=sent)
+
+    assert reply.json()["code"] == 0
+
+
 async def test_a_session_may_do_what_its_user_may(api: Api) -> None:
     browser = Browser(api.gateway)
     await browser.login()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from domain.errors import BadRequest
 from services.gateway import body, lists
 from services.gateway.params import Order, Page, Params, order, page
+from services.gateway.replies import wants_gzip
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -83,6 +84,29 @@ def test_a_direction_is_up_or_down() -> None:
 def test_any_query_is_read_or_refused(query: bytes) -> None:
     with contextlib.suppress(BadRequest):
         assert isinstance(body.query_values(query), dict)
+
+
+def test_a_forms_text_is_utf8_also_where_it_is_not_escaped() -> None:
+    form = body.whole("application/x-www-form-urlencoded", "a=Tür&b=T%C3%BCr".encode())
+    assert form.values == {"a": "Tür", "b": "Tür"}
+    with pytest.raises(BadRequest):
+        body.whole("application/x-www-form-urlencoded", "a=Tür".encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [
+        (b"gzip", True),
+        (b"br, GZIP;q=0.5", True),
+        (b"*", True),
+        (b"gzip;q=0", False),
+        (b"*, gzip; q=0", False),
+        (b"*;q=0, gzip", True),
+        (b"identity", False),
+    ],
+)
+def test_a_reply_is_packed_if_the_client_takes_that(asked: bytes, taken: bool) -> None:
+    assert wants_gzip(asked) is taken
 
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: body.msgspec.json.encode(value)))
