@@ -6,6 +6,7 @@ and limits are domain/access.py's; this module only proves identity, CSRF and th
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -105,6 +106,16 @@ def authenticate(
     if key := given.api_key:
         return _by_key(gateway, key, now)
     raise NotSignedIn("No session and no API key was given.")
+
+
+def still_known(gateway: "Gateway", given: Credentials) -> Callable[[], Principal | None]:
+    """Who these credentials are, whenever it is asked; None once they are good for nothing."""
+    views, clock = gateway.views, gateway.clock
+    if session := given.session:
+        hash = session_hash(session)
+        return lambda: views.access.principal_for_session(hash, clock())
+    hash = hash_api_key(gateway.secret, given.api_key)
+    return lambda: views.access.principal_for_key(hash, clock())
 
 
 def check_guesses(gateway: "Gateway", address: str | None, now: float) -> None:

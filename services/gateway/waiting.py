@@ -1,7 +1,7 @@
 """Waiting for a job: its end, and the live updates of its stream (api.md 4.11, 7.4)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import event_rule
@@ -42,15 +42,20 @@ async def end_of(call: "Call", id: str) -> Json:
     return await jobs.completed(gateway, record)
 
 
-async def updates(gateway: "Gateway", id: str, *, full: bool) -> AsyncGenerator[bytes, None]:
+async def updates(
+    gateway: "Gateway", id: str, *, full: bool, admitted: Callable[[Job | None], bool]
+) -> AsyncGenerator[bytes, None]:
     """The stream of one job: start, updates while it lives, the final one, end.
 
-    What is told at one moment comes in one piece.
+    What is told at one moment comes in one piece. A client that is `admitted` no longer, because
+    its key was deleted or its limits were narrowed, is told nothing more, not even the end.
     """
     begin = _START
     told: Json = {}
     with gateway.views.watch(id) as watch:
         while (job := gateway.views.active.jobs.get(id)) is not None:
+            if not admitted(job):
+                return
             watch.changed.clear()
             update, told = gateway.updates.next(job, told, full=full)
             yield begin + update
@@ -58,7 +63,8 @@ async def updates(gateway: "Gateway", id: str, *, full: bool) -> AsyncGenerator[
             await _news(watch)
             if gateway.stopping.is_set():
                 return
-    yield sse.Last(begin + await gateway.updates.final(id) + _END)
+    if admitted(None):
+        yield sse.Last(begin + await gateway.updates.final(id) + _END)
 
 
 async def _news(watch: Watch) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -24,6 +25,7 @@ from services.ledger.embedded import EmbeddedNats
 from services.ledger.secrets import csrf_token
 from services.ledger.streams import ensure_streams
 from tests.services.gateway_kit import EVENT, NOW, Api, running_gateway
+from tests.services.wire import until
 
 SYSTEM = Actor(type="system", id="test")
 JSON = {"Content-Type": "application/json"}
@@ -530,6 +532,34 @@ async def test_a_stream_of_a_finished_job_is_start_final_end(api: Api) -> None:
     names = [line for line in reply.text.split("\n") if line.startswith("event: ")]
     assert names == ["event: start", "event: update", "event: end"]
     assert reply.headers["content-type"] == "text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("delete_api_key", {}),
+        ("update_api_key", {"active": False}),
+        ("update_api_key", {"categories": ["other"]}),
+    ],
+)
+async def test_a_stream_ends_when_its_reader_may_not_see_the_job_any_more(
+    api: Api, change: str, named: dict[str, Any]
+) -> None:
+    await api.ok("create_event", EVENT)
+    made = await api.ok("create_api_key", {"title": "Reader"})
+    job = (await api.ok("run_event", {"id": "backup"}))["id"]
+    headers = {"X-API-Key": made["plain_key"]}
+    stream = asyncio.create_task(
+        api.client.get(f"/api/app/stream_job/v1?id={job}", headers=headers)
+    )
+    await until(lambda: job in api.gateway.views._watches, "nobody watches the job")
+
+    await api.ok(change, {"id": made["api_key"]["id"]} | named)
+
+    async with asyncio.timeout(10):
+        reply = await stream
+    assert "event: update" in reply.text
+    assert "event: end" not in reply.text
 
 
 async def test_a_finished_job_without_log_has_none_to_send(api: Api) -> None:

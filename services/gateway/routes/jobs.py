@@ -10,7 +10,7 @@ from domain.facts import Json
 from domain.job import Job
 from projections.final_record import PRUNED
 from services.gateway import jobs, lists, waiting
-from services.gateway.auth import same_token
+from services.gateway.auth import same_token, still_known
 from services.gateway.endpoint import Answer, Call, Routes
 from services.gateway.gateway import Decision
 from services.gateway.jobs import Seen
@@ -243,13 +243,32 @@ def _streamed(params: Params) -> tuple[str, str | None, bool]:
 async def stream_job(call: Call, asked: tuple[str, str | None, bool]) -> Answer:
     """api.md 4.11."""
     id, token, full = asked
+    admitted: Callable[[Job | None], bool] = _anybody
     if token is None:
         call.sign_in()
         await _check_readable(call, id)
+        admitted = _admitted(call)
     elif not same_token(token, stream_token(call.gateway.secret, id)):
         raise BadRequest("The token is not valid for this job.")
-    updates = waiting.updates(call.gateway, id, full=full)
+    updates = waiting.updates(call.gateway, id, full=full, admitted=admitted)
     return EventStream(updates, f"job {id}", call.gateway.patience)
+
+
+def _anybody(job: Job | None) -> bool:
+    return True
+
+
+def _admitted(call: Call) -> Callable[[Job | None], bool]:
+    """Whether the caller may see a live job, or one that is over, as long as a stream lasts."""
+    known = still_known(call.gateway, call.credentials)
+
+    def admitted(job: Job | None) -> bool:
+        caller = known()
+        if caller is None or job is None:
+            return caller is not None
+        return caller.may_see(*jobs.category_and_targets(job))
+
+    return admitted
 
 
 # --- asking things of live jobs ------------------------------------------------------------------
