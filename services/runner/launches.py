@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 CACHED = 2000
 ANSWER_WAIT = 5.0
-# A web hook may be tried many times before it is answered.
-HOOK_WAIT = 3600.0
 RETRY_WAIT = 0.25
 REFUSALS = 5
 # So many launches are asked for in one message.
@@ -126,10 +124,11 @@ class Launches:
 
         Raises CannotStart if a scheduler refuses.
         """
-        request = self._head(order, assigned) | {"hook": True}
-        answer = _object((await self._ask_raw(request, HOOK_WAIT)).data)
-        if answer.get("error"):
-            raise CannotStart(f"Setup Error: {answer['error']}")
+        request = self._head(order, assigned) | {"hook": True, "patient": True}
+        answer = await self._granted(request, together=False)
+        while answer.get("pending"):
+            await asyncio.sleep(RETRY_WAIT)
+            answer = await self._granted(request, together=False)
         return answer
 
     async def file_parts(
@@ -180,12 +179,12 @@ class Launches:
         while len(self._cache) > CACHED:
             self._cache.popitem(last=False)
 
-    async def _granted(self, request: Json) -> Json:
-        """The answer to a request for a launch.
+    async def _granted(self, request: Json, *, together: bool = True) -> Json:
+        """The answer to a request for a launch, which may go with others; or for what it needs.
 
         A scheduler that is behind, or has not seen this boot join, refuses at first.
         """
-        answer = await self._ask_with_others(request)
+        answer = await (self._ask_with_others(request) if together else self._ask(request))
         for attempt in range(REFUSALS):
             if not answer.get("error"):
                 return answer
@@ -227,10 +226,10 @@ class Launches:
     async def _ask(self, request: Json) -> Json:
         return _object((await self._ask_raw(request)).data)
 
-    async def _ask_raw(self, request: Json, within: float = ANSWER_WAIT) -> live.RawAnswer:
+    async def _ask_raw(self, request: Json) -> live.RawAnswer:
         while True:
             try:
-                return await live.ask_raw(self._ledger, self._subject, request, within)
+                return await live.ask_raw(self._ledger, self._subject, request, ANSWER_WAIT)
             except LedgerUnavailable as error:
                 log.debug("No scheduler answers yet", action="launch_waits", reason=str(error))
                 await asyncio.sleep(RETRY_WAIT)

@@ -92,6 +92,8 @@ class Acting:
         self._tasks: dict[ActionKey, asyncio.Task[None]] = {}
         self._notifying: set[asyncio.Task[None]] = set()
         self._outcomes: dict[ActionKey, Outcome] = {}
+        self._hooks: dict[tuple[str, int], asyncio.Task[Outcome]] = {}
+        """By job and attempt: the web hooks that jobs are about."""
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     def begin(self, actor: f.Actor) -> None:
@@ -102,14 +104,15 @@ class Acting:
 
     def stop(self) -> None:
         """The term is over: another leader repeats what has no result on the ledger."""
-        for task in [*self._tasks.values(), *self._notifying]:
+        for task in [*self._tasks.values(), *self._notifying, *self._hooks.values()]:
             task.cancel()
         self._tasks.clear()
+        self._hooks.clear()
         self._outcomes.clear()
 
     async def close(self) -> None:
         """End everything, for good."""
-        tasks = [*self._tasks.values(), *self._notifying]
+        tasks = [*self._tasks.values(), *self._notifying, *self._hooks.values()]
         self.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._around.hooks.close()
@@ -145,6 +148,21 @@ class Acting:
         run = ActionRun(HOOK_PLUGIN, job.attempt, action, self._around.clock())
         notice = self._around.notices.notice(job, run, self._around.clock())
         return await self._around.hooks.send(notice)
+
+    async def fired_hook(self, job: Job, action: Json, within: float) -> Outcome | None:
+        """As `fire_hook`, once however often this is asked; None while it takes longer."""
+        key = job.id, job.attempt
+        task = self._hooks.get(key)
+        if task is None:
+            live = self._around.jobs.jobs
+            self._hooks = {known: task for known, task in self._hooks.items() if known[0] in live}
+            task = self._hooks[key] = asyncio.create_task(self.fire_hook(job, action))
+        await asyncio.wait((task,), timeout=within)
+        if not task.done() or task.cancelled():
+            return None
+        if task.exception() is not None:
+            self._hooks.pop(key, None)
+        return task.result()
 
     def perform(self, job: Job, run: ActionRun) -> None:
         """See to it that this action is performed; calling it again changes nothing."""

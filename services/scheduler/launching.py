@@ -13,6 +13,7 @@ from msgspec import ValidationError
 from msgspec.structs import asdict
 from nats.aio.msg import Msg
 
+from domain.acting import Outcome
 from domain.dispatch import launch_of
 from domain.facts import Blob, Json, from_plain
 from domain.job import Job
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SUBJECT = "live.launch.*"
 QUEUE = "schedulers"
 BEHIND = 2.0  # seconds that a scheduler may need to read the order
+HOOK_TURN = 2.0  # seconds after which a runner asks again what became of a web hook
 TOGETHER = 1024 * 1024  # bytes that answers in one message have; a single one may have more
 
 log = structlog.get_logger()
@@ -139,12 +141,23 @@ async def _file_part(
 
 
 async def _hook(scheduler: "Scheduler", server: str, asked: Json) -> Json:
-    """Fire the web hook that the job is about; what became of it (plugins.md 9.5)."""
+    """Fire the web hook that the job is about; what became of it (plugins.md 9.5).
+
+    A hook may take long, and who fires it may die meanwhile: so the runner is told to ask again
+    before that, and the leader alone fires.
+    """
     await scheduler.follower.reached(int(asked["order"]), BEHIND)
     job = scheduler.jobs.jobs.get(asked["job"])
     if job is None or not _owns(job, server, asked):
         return {"error": "The job is not assigned to this server."}
-    outcome = await scheduler.acting.fire_hook(job, _hook_action(job.value("params") or {}))
+    action = _hook_action(job.value("params") or {})
+    outcome: Outcome | None = None
+    if not asked.get("patient"):  # a runner of the release before waits as long as it takes
+        outcome = await scheduler.acting.fire_hook(job, action)
+    elif scheduler.leadership.term:
+        outcome = await scheduler.acting.fired_hook(job, action, HOOK_TURN)
+    if outcome is None:
+        return {"pending": True}
     return {
         "code": outcome.code,
         "description": outcome.description,

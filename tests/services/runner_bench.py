@@ -60,6 +60,7 @@ class Bench:
     plugin: Json = field(default_factory=lambda: dict(SHELL))
     secrets: Json = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    hooks: list[Json] = field(default_factory=list)
     boot: str = ""
     together: int = 2
     messages: int = 0
@@ -200,6 +201,8 @@ class Bench:
         self.asked.append(request)
         if "file" in request:
             return self._file_part(request)
+        if "hook" in request:
+            return self.hooks.pop(0)
         reply: Json = {"secrets": self.secrets}
         if request["need_records"]:
             event = {"id": "e1", "title": "Test", "plugin": "shellplug", "category": "general"}

@@ -15,8 +15,10 @@ from msgspec.structs import replace
 from domain import facts as f
 from domain.defaults import default_facts
 from domain.facts import Json
+from services.ledger import live
 from services.ledger.chunks import write_chunks
 from services.ledger.connection import Ledger
+from services.ledger.errors import LedgerUnavailable
 from services.ledger.secrets import server_secret, web_hook_key
 from services.scheduler.action_plugins import outcome_of
 from services.scheduler.service import Scheduler
@@ -183,6 +185,39 @@ async def test_a_hook_under_way_at_a_crash_is_repeated_with_the_same_key(
     assert done.code == 0
     keys = [request.headers["idempotency-key"] for request in hooks.received]
     assert keys == [f"{job}:end:0"] * 2
+
+
+async def test_a_job_that_is_a_web_hook_is_told_its_result_though_the_scheduler_dies(
+    stack: Stack, hooks: HookReceiver, nats_server: Any
+) -> None:
+    """Given a runner that asks again: each scheduler fires once, with the same key."""
+    hooks.held.clear()
+    await stack.define(plugin="hookplug", params={"web_hook": hooks.url})
+    stack.runner.hold = True
+    async with crashing_scheduler(stack, nats_server.url):
+        job = await stack.run()
+        await stack.book.until("its order", lambda: stack.book.of(f.JobAssigned, job))
+        [order] = stack.book.of(f.JobAssigned, job)
+        assert isinstance(order.fact, f.JobAssigned)
+        asked: Json = {"job": job, "order": order.sequence, "boot": order.fact.boot}
+        subject = f"live.launch.{order.fact.server}"
+
+        async def hear() -> Json:
+            with contextlib.suppress(LedgerUnavailable):
+                return await live.ask(
+                    stack.ledger, subject, asked | {"hook": True, "patient": True}, 5.0
+                )
+            return {"pending": True}
+
+        assert await asyncio.gather(hear(), hear()) == [{"pending": True}] * 2
+        assert len(hooks.received) == 1
+    hooks.held.set()
+    async with stack.scheduler(), asyncio.timeout(20):
+        while "code" not in (answer := await hear()):  # noqa: ASYNC110 - as runners do
+            await asyncio.sleep(0.05)
+    assert answer["code"] == 0
+    assert len({request.headers["idempotency-key"] for request in hooks.received}) == 1
+    assert len(hooks.received) == 2
 
 
 # --- emails

@@ -214,6 +214,17 @@ async def test_a_download_becomes_an_output_file(scheduler: Bench, site: str) ->
     assert [f["filename"] for f in finished.report["files"]] == ["data.json"]
 
 
+async def test_a_web_hook_that_takes_long_is_asked_for_again(scheduler: Bench) -> None:
+    """Given schedulers that do not know yet, or do not know this runner yet."""
+    scheduler.use(command="[hook-plugin]")
+    said = {"code": 0, "description": "Success (HTTP 200 OK)", "answer": {"statusCode": 200}}
+    scheduler.hooks = [{"pending": True}, {"error": "Not assigned."}, {"pending": True}, said]
+    finished = await scheduler.finished(await scheduler.order({"web_hook": "w1"}))
+    assert (finished.code, finished.description) == (0, said["description"])
+    assert finished.report["data"] == {"statusCode": 200}
+    assert scheduler.hooks == []
+
+
 DOCKER = """#!/bin/sh
 if [ "$1" = stop ]; then echo "$@" > "$HERE/stopped"; kill "$(cat "$HERE/pid")"; exit; fi
 echo $$ > "$HERE/pid"
