@@ -14,6 +14,11 @@ SHORTEST = 6
 
 _HEAD = 6
 _PLAIN = ("xy", "complete", "progress")
+# What the protocol itself calls the fields of a message: no secret, even if one has such a value.
+_FIELDS = frozenset(
+    "xy type state code complete description progress status label perf table html markdown text "
+    "data workflowData serverData files push update_event delete_event".split()
+)
 
 
 class Stream(Protocol):
@@ -56,7 +61,10 @@ class Mask:
 
     def fields(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """A message with all its texts masked, at any depth."""
-        return {self.text(key): self._any(value) for key, value in message.items()}
+        return {
+            key if key in _FIELDS else self.text(key): self._any(value)
+            for key, value in message.items()
+        }
 
     def text(self, text: str) -> str:
         """A text with the values masked."""
@@ -69,7 +77,7 @@ class Mask:
             case list():
                 return [self._any(entry) for entry in value]
             case dict():
-                return self.fields(value)
+                return {self.text(key): self._any(part) for key, part in value.items()}
             case bool() | None:
                 return value
             case _:

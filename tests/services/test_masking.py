@@ -69,6 +69,13 @@ def test_messages_are_masked_at_any_depth() -> None:
     }
 
 
+def test_a_secret_that_is_a_word_of_the_protocol_does_not_cost_a_job_its_result() -> None:
+    message = {"xy": 1, "complete": True, "description": "complete", "data": {"complete": 1}}
+    masked = {"xy": 1, "complete": True, "description": MASK, "data": {MASK: 1}}
+    assert Mask({"A": "complete"}).fields(message) == masked
+    assert Mask({"A": "progress"}).fields({"xy": 1, "progress": 0.5}) == {"xy": 1, "progress": 0.5}
+
+
 def test_a_number_that_is_a_secret_is_masked() -> None:
     assert Mask({"PIN": "123456"}).fields({"pin": 123456, "n": 12}) == {"pin": MASK, "n": 12}
 
