@@ -9,6 +9,7 @@ import contextlib
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import uvicorn
 
@@ -20,6 +21,7 @@ from services.gateway import snapshots
 from services.gateway.app import create_app
 from services.gateway.connections import guarded
 from services.gateway.gateway import Gateway
+from services.gateway.handshakes import Handshakes, connections_of, most_handshakes
 from services.gateway.live import SUBJECT
 from services.gateway.routes.metrics import page
 from services.ledger.connection import Ledger
@@ -111,13 +113,15 @@ async def _serve(gateway: Gateway, listener: socket.socket) -> None:
 
 def http_server(gateway: Gateway) -> uvicorn.Server:
     """The HTTP server of this gateway: its application, and the bounds on connections."""
+    settings = gateway.settings
+    connections = _affordable(settings.max_connections, https=settings.tls_cert is not None)
     return _Server(
         uvicorn.Config(
             create_app(gateway),
-            http=guarded(_affordable(gateway.settings.max_connections)),
+            http=guarded(connections),
             ws="none",
-            ssl_certfile=gateway.settings.tls_cert,
-            ssl_keyfile=gateway.settings.tls_key,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -129,17 +133,20 @@ def http_server(gateway: Gateway) -> uvicorn.Server:
             timeout_graceful_shutdown=GRACE,
         ),
         gateway.stopping,
+        most_handshakes(connections),
     )
 
 
-def _affordable(connections: int) -> int:
+def _affordable(connections: int, *, https: bool) -> int:
     """So many connections, or as many as this process may have open files for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _OTHER_FILES
+    wanted = connections + _OTHER_FILES + (most_handshakes(connections) if https else 0)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     possible = connections if soft == resource.RLIM_INFINITY else soft - _OTHER_FILES
+    if https and soft != resource.RLIM_INFINITY:
+        possible = connections_of(possible)
     return max(1, min(connections, possible))
 
 
@@ -161,9 +168,32 @@ class _Server(uvicorn.Server):
     It looks ten times a second whether it shall stop; this one is told, and wakes for `Date` alone.
     """
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, stopping: asyncio.Event, most_handshakes: int
+    ) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._most_handshakes = most_handshakes
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does it; with HTTPS, handshakes are bounded."""
+        config = self.config
+        if config.ssl is None:
+            await super().startup(sockets)
+            return
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        bounded: list[Any] = [
+            Handshakes(listener, config.ssl, protocol, self._most_handshakes)
+            for listener in sockets or []
+        ]
+        self.servers = bounded
+        self.started = True
 
     async def main_loop(self) -> None:
         while not (await self.on_tick(0) or self._stopping.is_set()):

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from msgspec.structs import replace
 
 from services.errors import ConfigError, StartupError
-from services.gateway import connections, endpoint
+from services.gateway import connections, endpoint, handshakes
 from services.gateway.app import create_app
 from services.gateway.failures import Failures, network_of
 from services.gateway.tls import check_certificate
@@ -570,6 +570,46 @@ async def test_with_a_certificate_the_api_speaks_https(
         assert reply.json() == {"code": 0}
         assert "strict-transport-security" in reply.headers
         assert b'"code":0' not in await served.raw(get(b"/api/app/ping/v1"))
+
+
+async def test_those_who_do_not_shake_hands_shut_nobody_out(
+    api: Api, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest of too many gives way at once, the others after a while."""
+    cert, key = certificate
+    monkeypatch.setattr(handshakes, "PATIENCE", 0.3)
+    async with serving(api, max_connections=5, tls_cert=cert, tls_key=key) as served:
+        silent = [await served.connect() for _ in range(handshakes.most_handshakes(5) + 1)]
+        async with asyncio.timeout(WITHIN):
+            for reader, _ in silent:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+        trust = ssl.create_default_context(cafile=str(cert))
+        async with httpx.AsyncClient(verify=trust) as client:
+            reply = await client.get(f"https://127.0.0.1:{served.port}/api/app/ping/v1")
+        assert reply.json() == {"code": 0}
+        for _, writer in silent:
+            writer.close()
+
+
+@pytest.mark.parametrize("connections", [1, 5, 72, 4096])
+def test_files_are_enough_for_connections_and_handshakes(connections: int) -> None:
+    files = connections + handshakes.most_handshakes(connections)
+    assert connections - 1 <= handshakes.connections_of(files) <= connections
+
+
+async def test_the_oldest_of_too_many_handshakes_gives_way(
+    api: Api, certificate: tuple[Path, Path]
+) -> None:
+    cert, key = certificate
+    async with serving(api, max_connections=5, tls_cert=cert, tls_key=key) as served:
+        silent = [await served.connect() for _ in range(handshakes.most_handshakes(5) + 1)]
+        async with asyncio.timeout(WITHIN):
+            with contextlib.suppress(ConnectionResetError):
+                assert await silent[0][0].read() == b""
+        assert not any(reader.at_eof() for reader, _ in silent[1:])
+        for _, writer in silent:
+            writer.close()
 
 
 def test_a_certificate_that_cannot_be_used_is_told_before_anything_starts(
