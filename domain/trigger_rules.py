@@ -69,6 +69,11 @@ def check_triggers(
     return stored
 
 
+def read_cron(trigger: Json, *, title: str = "") -> list[Json]:
+    """The schedule triggers that a trigger with cron text is stored as. Raises BadRequest."""
+    return [_schedule(one) for one in _without_cron(trigger, title)]
+
+
 def check_composition(triggers: Sequence[Json]) -> None:
     """Refuse enabled triggers that exclude each other (scheduling.md 2.1). Raises BadRequest.
 

@@ -102,6 +102,7 @@ ROUTES = [
     Route("search_activity", "admin"),
     Route("search_revision_history", None, {"type": "events", "limit": 10}, BOTH, rows="rows"),
     Route("get_upcoming_jobs", None, {}, BOTH, rows="rows"),
+    Route("cron_to_trigger", None, {"cron": "@daily"}),
     *_records("category", "categories", {"title": "C"}, ["categories"]),
     _several("category", "categories"),
     *_records("tag", "tags", {"title": "T"}),

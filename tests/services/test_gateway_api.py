@@ -365,6 +365,25 @@ async def test_live_lists_hide_invisible_jobs_unless_an_administrator_asks_for_t
         assert list(summary["events"]) == ["backup"] * len(ids)
 
 
+async def test_cron_text_is_read_as_saving_it_would(api: Api) -> None:
+    """Given cron text, when it is read, then the triggers are those that an event stores."""
+    cron = {"cron": "0 22-2 1 * fri", "timezone": "Europe/Berlin", "days_rule": "either"}
+    read = (await api.ok("cron_to_trigger", cron | {"title": "Backup"}))["triggers"]
+    triggers = [{"type": "schedule", "enabled": True} | cron]
+    event = (await api.ok("create_event", EVENT | {"triggers": triggers}))["event"]
+    assert read == event["triggers"]
+    assert [(t["hours"], t.get("days"), t.get("weekdays")) for t in read] == [
+        ([0, 1, 2, 22, 23], [1], None),
+        ([0, 1, 2, 22, 23], None, [5]),
+    ]
+    assert (await api.ok("cron_to_trigger", {"cron": "@daily"}))["triggers"] == [
+        {"type": "schedule", "enabled": True, "hours": [0], "minutes": [0]}
+    ]
+    for text in ("0 0 1 * fri", "*/0 * * * *", "1 2 3", "5/10 * * * *", " "):
+        assert await api.code("cron_to_trigger", {"cron": text}) == "api"
+    assert await api.code("cron_to_trigger", {"cron": "@daily", "timezone": "Mars/One"}) == "api"
+
+
 async def test_an_event_shows_its_active_jobs_but_no_invisible_ones(api: Api) -> None:
     """Given two active jobs, one invisible, when the event is looked at, then one is shown."""
     await api.ok("create_event", EVENT)

@@ -8,6 +8,7 @@ from domain.commands import CreateEvent, DeleteEvent, RevertEvent, UpdateEvent
 from domain.errors import NotFound, event_rule
 from domain.facts import EventCreated, EventUpdated, Json, QueueFlushed, QueueFlushRequested
 from domain.job import JobState
+from domain.trigger_rules import read_cron
 from services.gateway import jobs, lists
 from services.gateway.endpoint import Call, Routes
 from services.gateway.gateway import Decision
@@ -250,6 +251,29 @@ async def delete_event(call: Call, asked: tuple[str, bool]) -> Payload:
 
     await call.gateway.submit(call, decide)
     return {}
+
+
+def _cron(params: Params) -> Json:
+    cron = {"cron": params.required_text("cron"), "days_rule": params.text("days_rule")}
+    zone = {"timezone": params.text("timezone")} if params.text("timezone") else {}
+    return {"title": params.text("title") or "", "trigger": cron | zone}
+
+
+@api.endpoint(
+    "cron_to_trigger",
+    "Read cron text: the schedule triggers that it means, as they would be stored.",
+    parse=_cron,
+    fields={
+        "cron": "string!, five fields or an alias such as @daily",
+        "title": "string, the event's, which spreads `h`",
+        "timezone": "string",
+        "days_rule": "string, both or either, where day and weekday are restricted",
+    },
+)
+async def cron_to_trigger(call: Call, asked: Json) -> Payload:
+    """scheduling.md 6; nothing is stored."""
+    trigger = {"type": "schedule", "enabled": True} | asked["trigger"]
+    return {"triggers": read_cron(trigger, title=asked["title"])}
 
 
 def _expected(call: Call, id: str) -> int:
