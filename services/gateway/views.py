@@ -7,7 +7,6 @@ of HTTP.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +71,6 @@ class ViewsState:
     active: StoredJobs
     activity: StoredActivity
     commands: dict[str, int]
-    launches: list[float]
     answers: dict[int, Recorded]
     events_changed: int
 
@@ -93,7 +91,6 @@ class Views:
         self.activity = JobActivity()
         self._concerned = by_kind(self.schedule, self.access, self.fleet, self.states)
         self.commands: dict[str, int] = {}
-        self.launches: deque[float] = deque()
         self.answers: dict[int, Recorded] = {}
         self.events_changed = 0
         self._finals: dict[str, _Kept] = {}
@@ -128,9 +125,7 @@ class Views:
                 entries.append((recorded, self._fold(recorded)))
                 continue
             self.active.pass_over(recorded)
-            if recorded is job.requested:
-                self._note_launch(recorded, [])
-            elif recorded is job.completed and self._complete_plain(job):
+            if recorded is job.completed and self._complete_plain(job):
                 entries.append((recorded, plain_record(job)) if is_busy else job)
         if self._history is not None:
             self._history.add(entries, self.position, len(facts))
@@ -187,12 +182,6 @@ class Views:
         self._note_change(recorded, touched)
         if getattr(recorded.fact, "delete_jobs", False):
             self._finals.clear()
-
-    def _note_launch(self, recorded: Recorded, _: list[Job]) -> None:
-        at = recorded.fact.at
-        self.launches.append(at)
-        while self.launches[0] < at - _COUNTED_FOR or len(self.launches) > _MOST_LAUNCHES:
-            self.launches.popleft()
 
     def _completed(self, recorded: Recorded, touched: list[Job]) -> FinalRecord | None:
         return self._final(touched[0], recorded.sequence, recorded.fact.at) if touched else None
@@ -268,7 +257,6 @@ class Views:
             active=self.active.state(),
             activity=self.activity.state(),
             commands=dict(self.commands),
-            launches=list(self.launches),
             answers=dict(self.answers),
             events_changed=self.events_changed,
         )
@@ -283,8 +271,8 @@ class Views:
         self.states.restore(state.states)
         self.active.restore(state.active)
         self.activity.restore(state.activity)
-        self.commands, self.launches = state.commands, deque(state.launches)
-        self.answers, self.events_changed = state.answers, state.events_changed
+        self.commands, self.answers = state.commands, state.answers
+        self.events_changed = state.events_changed
 
     def kept_states(self) -> list[tuple[int, bytes]]:
         """The snapshots in the history's file and their positions, newest first."""
@@ -334,12 +322,6 @@ class Views:
         """What a `day` limit of an event compares (execution.md 7.4)."""
         live = len(self.active.by_event.get(event, ()))
         return self.states.counted(event, condition, now, live)
-
-    def launched_since(self, moment: float) -> int:
-        """How many jobs were requested after a moment (Unix seconds) of the last minute."""
-        while self.launches and self.launches[0] <= moment:
-            self.launches.popleft()
-        return len(self.launches)
 
     # --- finished jobs -----------------------------------------------------------------------
 
@@ -391,7 +373,6 @@ _FOLDS: Mapping[type[f.FactBase], Callable[[Views, Recorded, list[Job]], FinalRe
     f.EventCreated: Views._note_change,
     f.EventUpdated: Views._note_change,
     f.EventDeleted: Views._event_deleted,
-    f.JobRequested: Views._note_launch,
     f.JobFinished: Views._finished,
     f.JobCompleted: Views._completed,
     f.QueueFlushed: Views._flushed,
@@ -415,7 +396,4 @@ REPEATABLE = "key-"
 """Command ids that come from a client's Idempotency-Key begin so."""
 
 _MOST_COMMANDS = 100_000
-_MOST_LAUNCHES = 100_000
-# Launches per minute are limited; older ones are nobody's business (seconds).
-_COUNTED_FOR = 120.0
 _MOST_ANSWERS = 1000

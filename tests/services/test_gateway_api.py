@@ -365,6 +365,18 @@ async def test_live_lists_hide_invisible_jobs_unless_an_administrator_asks_for_t
         assert list(summary["events"]) == ["backup"] * len(ids)
 
 
+async def test_the_brake_holds_for_a_minute_of_the_clock(api: Api) -> None:
+    """Given two launches of two at a minute's end, when the next begins, then it lets more pass."""
+    api.gateway.settings = replace(api.gateway.settings, max_jobs_per_min=2)
+    await api.ok("create_event", EVENT)
+    api.clock.now = NOW + 58
+    for code in (0, 0, "event"):
+        assert await api.code("run_event", {"id": "backup"}) == code
+    api.clock.now = NOW + 60
+    for code in (0, 0, "event"):
+        assert await api.code("run_event", {"id": "backup"}) == code
+
+
 async def test_cron_text_is_read_as_saving_it_would(api: Api) -> None:
     """Given cron text, when it is read, then the triggers are those that an event stores."""
     cron = {"cron": "0 22-2 1 * fri", "timezone": "Europe/Berlin", "days_rule": "either"}

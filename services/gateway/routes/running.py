@@ -19,6 +19,7 @@ from domain.run import (
     overrides_of,
     request_of,
 )
+from domain.triggers import floor60
 from services.gateway import files, waiting
 from services.gateway.auth import check_guesses
 from services.gateway.endpoint import Answer, Call, Routes
@@ -43,7 +44,6 @@ RUN_TYPES: dict[str, Any] = EVENT_TYPES | {
     "invisible": "flag",
     "ephemeral": "flag",
 }
-_MINUTE = 60.0
 
 
 def _launch(params: Params) -> Json:
@@ -192,7 +192,7 @@ async def _launched(call: Call, command: RunEvent) -> str:
         if gateway.stopping.is_set():
             raise event_rule("The server is shutting down.")
         most = gateway.settings.max_jobs_per_min
-        if most and gateway.views.launched_since(call.now - _MINUTE) >= most:
+        if most and gateway.views.schedule.launched(floor60(call.now)) >= most:
             raise event_rule(f"Global jobs per minute limit has been reached ({most}/min).")
         made_of = definitions.made_of(event, overrides=command.overrides)
         if command.plain and gateway.launchable.get((event, command.admin)) == made_of:
