@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 async def store_upload(
     gateway: "Gateway", field: str, filename: str, content_type: str, parts: "Chunks"
 ) -> Upload:
-    """Keep one uploaded file."""
+    """Keep one uploaded file; of one that breaks off nothing is left."""
     id = gateway.new_id("f", gateway.clock())
-    blob = await uploads.store(gateway.ledger, id, parts)
+    try:
+        blob = await uploads.store(gateway.ledger, id, parts)
+    except BaseException:
+        await uploads.discard(gateway.ledger, [id])
+        raise
     return Upload(id, field, uploads.clean_name(filename), content_type, blob)
 
 

@@ -53,16 +53,21 @@ async def write_chunks(
     size = 0
     sequences: list[int] = []
     under_way: deque[asyncio.Future[Reply | None]] = deque()
-    async for chunk in _in_chunks(parts):
-        size += len(chunk)
-        digest.update(chunk)
-        small = len(chunk) <= PACKED_AT_ONCE
-        packed = _pack(chunk) if small else await asyncio.to_thread(_pack, chunk)
-        if len(under_way) == IN_FLIGHT:
+    try:
+        async for chunk in _in_chunks(parts):
+            size += len(chunk)
+            digest.update(chunk)
+            small = len(chunk) <= PACKED_AT_ONCE
+            packed = _pack(chunk) if small else await asyncio.to_thread(_pack, chunk)
+            if len(under_way) == IN_FLIGHT:
+                sequences.append(await _stored(ledger, subject, under_way.popleft()))
+            under_way.append(ledger.begin(subject, packed, _expiring(ttl)))
+        while under_way:
             sequences.append(await _stored(ledger, subject, under_way.popleft()))
-        under_way.append(ledger.begin(subject, packed, _expiring(ttl)))
-    while under_way:
-        sequences.append(await _stored(ledger, subject, under_way.popleft()))
+    except BaseException:
+        if under_way:  # whoever deletes what is left must find all of it
+            await asyncio.wait(under_way, timeout=ANSWER_WAIT)
+        raise
     return Blob(sequences=sequences, size=size, sha256=digest.hexdigest())
 
 

@@ -158,6 +158,20 @@ async def test_files_of_a_refused_launch_are_deleted(api: Api, ledger: Ledger) -
     assert info["state"]["messages"] == 0
 
 
+async def test_of_an_upload_that_breaks_off_nothing_is_left(api: Api, ledger: Ledger) -> None:
+    """Given a form that ends within a file, when it is sent, then its bytes are not kept."""
+    head = b'--x\r\ncontent-disposition: form-data; name="f"; filename="f.bin"\r\n\r\n'
+    reply = await api.client.post(
+        "/api/app/upload_job_input_files/v1",
+        content=head + TEXT,
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
+    assert reply.json()["code"] == "api"
+    info = await ledger.api("STREAM.INFO.CHUNKS")
+    assert info["state"]["last_seq"] >= 1
+    assert info["state"]["messages"] == 0
+
+
 async def test_uploads_expire_after_thirty_days(api: Api, ledger: Ledger) -> None:
     file = await upload(api)
     subject = f"chunks.upload.{file['id']}"
