@@ -131,7 +131,7 @@ def check_nats_port(setup: "NatsSetup", settings: Settings) -> None:
     except OSError as error:
         raise StartupError(
             f"Port {setup.port}, which {settings.data_dir} uses for its own NATS server, is in use "
-            f"by another program ({error.strerror}). Stop that, or use another NATS with --nats."
+            "by another program. Stop that, or use another NATS with --nats."
         ) from error
 
 

@@ -4,7 +4,8 @@ On several machines: `new-key` on one, the file copied to all gateways and sched
 `rotate`. On one machine `rotate` does it all.
 """
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +13,16 @@ from services.cli.client import KeyFile, Url, call
 from services.cli.options import DataDir
 from services.errors import StartupError
 
+if TYPE_CHECKING:
+    from services.settings import Settings
+
 
 def new_key(data_dir: DataDir = None) -> None:
     """Put a fresh key into the keys file. Nothing uses it before `rotate`."""
-    from services.ledger.vault import Vault, add_key
+    from services.ledger.vault import add_key
     from services.settings import load_settings
 
-    file = Vault.of(load_settings(data_dir=data_dir).data_dir).file
+    file = _keys_file(load_settings(data_dir=data_dir))
     try:
         key = add_key(file)
     except OSError as error:
@@ -40,11 +44,11 @@ def rotate(
     ] = False,
 ) -> None:
     """Encrypt all secrets anew, with a fresh key."""
-    from services.ledger.vault import Vault, add_key, forget_other_keys
+    from services.ledger.vault import add_key, forget_other_keys
     from services.settings import load_settings
 
     settings = load_settings(data_dir=data_dir)
-    file = Vault.of(settings.data_dir).file
+    file = _keys_file(settings)
     try:
         if not keep_key:
             add_key(file)
@@ -54,3 +58,15 @@ def rotate(
             print(f"{forget_other_keys(file, reply['key'])} older keys are gone from {file}.")
     except OSError as error:
         raise StartupError(f"{file} cannot be written: {error.strerror or error}.") from error
+
+
+def _keys_file(settings: "Settings") -> Path:
+    """Where the keys are; StartupError rather than make some in a mistyped directory."""
+    import os
+
+    from services.cli.tools import check_data_dir
+    from services.ledger.vault import KEYS_VARIABLE, Vault
+
+    if not os.environ.get(KEYS_VARIABLE):
+        check_data_dir(settings.data_dir)
+    return Vault.of(settings.data_dir).file

@@ -17,7 +17,7 @@ from services.ledger import live
 from services.ledger.connection import Ledger
 from services.ledger.founding import ledger_id
 from services.runner.children import inherit_jobs
-from services.runner.enrolment import connected
+from services.runner.enrolment import check_identity, connected
 from services.runner.procfs import machine_boot
 from services.runner.service import Identity, Runner, new_boot
 from services.runner.spool import Spool
@@ -51,7 +51,7 @@ async def run_runner(
     """
     spool = Spool(settings.data_dir.resolve() / "runner", machine_boot())
     try:
-        server = server_id(spool.directory, id)
+        server = server_id(spool.directory, id, settings.nats_url)
         name = f"runner-{server}"
         async with connected(settings.nats_url, server, spool.directory, LEDGER_WAIT) as ledger:
             ledger.groups.in_memory = settings.batches_in_memory
@@ -99,10 +99,10 @@ async def _reap(runner: Runner) -> None:
         runner.reap()
 
 
-def server_id(directory: Path, wanted: str | None) -> str:
-    """The id in DIR/runner/id, made or set at the first start.
+def server_id(directory: Path, wanted: str | None, url: str) -> str:
+    """The id in DIR/runner/id, made or set at the first start with a login at `url` that fits.
 
-    Raises ConfigError for a malformed id, or one other than this directory's.
+    Raises ConfigError for a malformed id, or one other than this directory's or the login's.
     """
     if wanted is not None and SERVER_ID.fullmatch(wanted) is None:
         raise ConfigError("A server id has 1 to 128 characters of a-z, 0-9 and _.")
@@ -113,6 +113,7 @@ def server_id(directory: Path, wanted: str | None) -> str:
             f"{directory} belongs to the server {known}: give {wanted} a --data-dir of its own."
         )
     chosen = known or wanted or make_id("s", time.time(), 0, secrets.token_bytes(8))
+    check_identity(url, chosen)
     if not known:
         path.write_text(chosen + "\n", encoding="ascii")
     return chosen

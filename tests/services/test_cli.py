@@ -162,3 +162,11 @@ def test_keys_for_other_nodes_are_not_taken_for_made(tmp_path: Path) -> None:
     assert f"The keys in {tmp_path} are for nats1, nats2:4223" in other.stderr
     assert jobledger(*made).returncode == 0
     assert (tmp_path / "gateway" / "nats.url").read_text() == login
+
+
+def test_no_keys_of_secrets_are_made_in_a_mistyped_directory(tmp_path: Path) -> None:
+    done = jobledger("secrets", "new-key", "--data-dir", str(tmp_path / "dta"))
+
+    assert done.returncode == 1
+    assert "There is no data directory" in done.stderr
+    assert not (tmp_path / "dta").exists()

@@ -11,6 +11,7 @@ import pytest
 from domain.facts import JobFinished, JobReturned, JobStarted, ServerJoined, ServerLeft
 from services.errors import ConfigError
 from services.ledger import live
+from services.ledger.authority import Authority
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from services.ledger.streams import ensure_streams
@@ -116,14 +117,26 @@ async def test_a_runner_whose_place_another_one_has_taken_ends(
     assert [fact.boot for fact in left] == [scheduler.boot]
 
 
+NOBODY = "nats://127.0.0.1:4222"
+
+
 def test_a_directory_keeps_its_server_id(tmp_path: Path) -> None:
     """Generated once, or given once; another one is refused."""
-    made = server_id(tmp_path, None)
-    assert server_id(tmp_path, None) == server_id(tmp_path, made) == made
+    made = server_id(tmp_path, None, NOBODY)
+    assert server_id(tmp_path, None, NOBODY) == server_id(tmp_path, made, NOBODY) == made
     with pytest.raises(ConfigError, match="belongs to the server"):
-        server_id(tmp_path, "other")
+        server_id(tmp_path, "other", NOBODY)
     with pytest.raises(ConfigError, match="a-z, 0-9 and _"):
-        server_id(tmp_path, "Not-An-Id")
+        server_id(tmp_path, "Not-An-Id", NOBODY)
+
+
+def test_a_directory_does_not_keep_an_id_that_its_login_is_not_for(tmp_path: Path) -> None:
+    login = Authority.new().signer.login("runner", "west1").url("127.0.0.1:4222")
+    for mistaken in ("west2", None):
+        with pytest.raises(ConfigError, match="This login is for the server west1"):
+            server_id(tmp_path, mistaken, login)
+
+    assert server_id(tmp_path, "west1", login) == "west1"
 
 
 async def test_heartbeats_come_each_second_and_at_once(ledger: Ledger, tmp_path: Path) -> None:
