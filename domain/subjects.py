@@ -6,6 +6,7 @@ of `[a-z0-9_]`, checked before a fact is made.
 
 from domain import facts as f
 
+_REPORTS = "facts.report."
 TERM = "facts.term"
 SCHEDULE = "facts.schedule"
 STATE = "facts.state"
@@ -38,7 +39,16 @@ def order_subject(server: str) -> str:
 
 def report_subject(server: str) -> str:
     """Where the reports of one runner stand."""
-    return f"facts.report.{server}"
+    return f"{_REPORTS}{server}"
+
+
+def is_out_of_place(subject: str, fact: f.Fact) -> bool:
+    """Whether a runner wrote what is not its to say, which counts for nothing.
+
+    NATS bounds the subject on which a runner writes, and knows nothing of what it writes there. All
+    other writers are services of ours.
+    """
+    return subject.startswith(_REPORTS) and subject_of(fact) != subject
 
 
 def subject_of(fact: f.Fact) -> str:

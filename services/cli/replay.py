@@ -117,6 +117,7 @@ async def replay_to(
     from contextlib import aclosing
 
     from domain.facts import JobDeleted, Recorded, decode
+    from domain.subjects import is_out_of_place
     from projections.final_jobs import FinalJobs
     from services.ledger.raw import read_raw
 
@@ -129,6 +130,9 @@ async def replay_to(
                 if until is not None and raw.at > until:
                     break
                 fact = decode(raw.data)
+                moment.sequence, moment.at = raw.sequence, raw.at
+                if is_out_of_place(raw.subject, fact):
+                    continue
                 kinds[fact.kind] += 1
                 final = fold.apply(Recorded(raw.sequence, raw.subject, fact))
                 if final is not None:
@@ -136,7 +140,6 @@ async def replay_to(
                     moment.job = final if final["id"] == job else moment.job
                 elif isinstance(fact, JobDeleted) and fact.job == job:
                     moment.job = None
-                moment.sequence, moment.at = raw.sequence, raw.at
             else:
                 progress(batch[-1].sequence, end)
                 continue

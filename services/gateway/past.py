@@ -13,6 +13,7 @@ from domain import facts as f
 from domain.audit import RawFact
 from domain.errors import BadRequest
 from domain.facts import Json, Recorded, decode
+from domain.subjects import is_out_of_place
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from projections.final_record import changed
@@ -69,7 +70,9 @@ class Past:
         for raw in facts:
             if until.at is not None and raw.at > until.at:
                 return True
-            self._apply(Recorded(raw.sequence, raw.subject, decode(raw.data)))
+            fact = decode(raw.data)
+            if not is_out_of_place(raw.subject, fact):
+                self._apply(Recorded(raw.sequence, raw.subject, fact))
         return False
 
     def _apply(self, recorded: Recorded) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from domain.facts import Recorded, decode
+from domain.subjects import is_out_of_place
 from projections.final_jobs import FinalJobs
 from projections.final_record import FinalRecord, final_record
 from projections.history import History
@@ -75,6 +76,8 @@ async def refold(
             rows: list[tuple[Recorded, FinalRecord | None]] = []
             for raw in batch:
                 recorded = Recorded(raw.sequence, raw.subject, decode(raw.data))
+                if is_out_of_place(raw.subject, recorded.fact):
+                    continue
                 final = jobs.apply(recorded)
                 rows.append((recorded, final_record(final["id"], final) if final else None))
             await asyncio.to_thread(history.apply_batch, rows)

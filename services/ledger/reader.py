@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from domain.facts import Json, Recorded, UnreadableFact, decode
+from domain.subjects import is_out_of_place
 from services.ledger import reading
 from services.ledger.errors import AheadOfLedger, LedgerUnavailable, NotSent
 from services.ledger.replies import parse_headers
@@ -234,6 +235,7 @@ class _Delivery:
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{reading.STREAM}.{name}"
         self._subject = subject
         self._left = pending
+        self._passed = 0
         """Facts still missing until we have caught up."""
         self._end = end
         self._number = 0
@@ -301,6 +303,7 @@ class _Delivery:
                 follower.position = recorded.sequence
                 if waiters:
                     follower._tell_waiters()
+            self._pass_over()
             return
         together: list[Recorded] = []
         try:
@@ -309,6 +312,12 @@ class _Delivery:
             if together:
                 follower._apply_all(together)
                 follower._advance(together[-1].sequence)
+            self._pass_over()
+
+    def _pass_over(self) -> None:
+        """Nobody waits for what was last and counts for nothing."""
+        if self._passed > self._follower.position:
+            self._follower._advance(self._passed)
 
     def _facts(self, count: int) -> Iterator[Recorded]:
         """The facts among the next messages."""
@@ -327,6 +336,16 @@ class _Delivery:
                 fact = decode(data)
             except UnreadableFact as error:
                 raise UnreadableFact(f"Fact {sequence} on {on}: {error}") from error
+            if is_out_of_place(on, fact):
+                log.error(
+                    "A runner wrote what is not its to say",
+                    action="fact_out_of_place",
+                    subject=on,
+                    sequence=sequence,
+                    kind=type(fact).__name__,
+                )
+                self._passed = sequence
+                continue
             yield Recorded(sequence, on, fact)
 
     def _place(self, reply: bytes) -> int:

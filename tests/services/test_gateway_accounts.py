@@ -2,6 +2,7 @@
 
 import asyncio
 import http.cookies
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,20 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 
-from domain.facts import Recorded
+from domain.facts import AccessCreated, LedgerFounded, Recorded, ServerLeft, encode
 from services.cli import access as command_line
+from services.cli.replay import replay_to
 from services.errors import StartupError
 from services.gateway import logins
 from services.gateway.app import create_app
 from services.gateway.gateway import Gateway
 from services.gateway.passwords import Passwords
+from services.gateway.refold import refold
+from services.ledger.authority import Signer
 from services.ledger.connection import Ledger
 from services.ledger.embedded import EmbeddedNats
 from tests.services.gateway_kit import Api, running_gateway
+from tests.services.wire import ACTOR
 
 PASSWORD = "correct horse"
 ANNA = {
@@ -504,3 +509,37 @@ async def test_the_first_password_is_set_at_the_terminal(
     browser = Browser(api.gateway)
     assert (await browser.login("from the terminal", "admin"))["code"] == 0
     assert (await browser.app("get_api_keys"))["code"] == 0
+
+
+async def test_a_runner_makes_nobody_an_administrator(
+    api: Api, nats_server: EmbeddedNats, tmp_path: Path
+) -> None:
+    """NATS lets it write anything as its report; what is none counts for nothing, for all."""
+    signer = Signer.of(
+        json.loads((nats_server.setup.log_file.parent / "enrolment.key").read_bytes())
+    )
+    hash = PasswordHasher().hash("let me in please")
+    record = {"username": "mallory", "active": 1, "privileges": {"admin": True}, "password": hash}
+    forged = AccessCreated(at=1.0, actor=ACTOR, type="user", id="mallory", record=record)
+    other = ServerLeft(at=1.0, actor=ACTOR, server="west2", boot="b")
+
+    runner = signer.login("runner", "west1").url(nats_server.setup.address)
+    async with Ledger.open(runner, name="runner-west1") as ledger:
+        for fact in (forged, other):
+            stored = await ledger.request("facts.report.west1", encode(fact))
+            assert await api.gateway.reached(json.loads(stored.data)["seq"])
+
+    assert "mallory" not in api.gateway.views.access.users
+    login = {"username": "mallory", "password": "let me in please"}
+    assert (await api.account("login", login)).json()["code"] != 0
+    await api.ok("create_tag", {"id": "t", "title": "All goes on"})
+    moment = await replay_to(api.gateway.ledger, None, None, None, None, lambda *_: None)
+    assert moment.counts.get("ServerLeft") is None
+    fresh = tmp_path / "fresh.sqlite"
+    end, first = await api.gateway.ledger.end(), await api.gateway.ledger.get(1)
+    assert first is not None
+    assert isinstance(first.fact, LedgerFounded)
+    await refold(
+        api.gateway.ledger, fresh, ledger_id=first.fact.ledger, upto=end, progress=lambda *_: None
+    )
+    assert b"mallory" not in fresh.read_bytes()
