@@ -179,7 +179,8 @@ def _move(job: Job, fact: f.Fact, sequence: int) -> Job:
                 unknown_to_server=False,
             )
         case f.JobStarted() | f.JobFinishing() | f.JobFinished() | f.JobReturned():
-            return _reported(job, fact) if fact.order == job.order and job.assigned else job
+            ours = fact.order == job.order and fact.server == job.server and job.assigned
+            return _reported(job, fact) if ours else job
         case f.JobCompleted():
             return replace(
                 job,

@@ -94,6 +94,11 @@ def test_what_cannot_be_read_belongs_to_nobody() -> None:
     assert facts_of("e", "j1", [broken]).hashes == {}
 
 
+def test_no_runner_ends_a_job_for_its_age_by_a_report() -> None:
+    forged = RawFact(1, "facts.report.s1", b"", f.encode(completed("j1")))
+    assert facts_of("e", "j1", [forged]).hashes == {}
+
+
 @pytest.mark.parametrize(
     "fact",
     [

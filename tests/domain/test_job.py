@@ -348,3 +348,10 @@ def test_any_history_is_accepted_and_only_one_result_counts(history: list[f.Fact
     completions = [x for x in history if isinstance(x, f.JobCompleted)]
     assert (job.final is not None) == bool(completions)
     assert (job.state in HOLDS_A_SLOT) <= (job.final is None)
+
+
+def test_what_another_server_says_of_a_job_changes_nothing() -> None:
+    """Its runner may write any report of its own, and guess the order's number."""
+    running = given(requested(), assigned(), started(11))
+
+    assert given(requested(), assigned(), started(11), finished(11, server="s2")) == running
