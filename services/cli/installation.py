@@ -7,8 +7,9 @@ before anything is started (datadir.py).
 
 import http.client
 import json
+import os
 import shlex
-import sys
+from contextlib import suppress
 from pathlib import Path
 
 from services.cli.datadir import (
@@ -37,6 +38,7 @@ _IDLE = 3600.0
 # A start that takes longer is explained.
 _PATIENCE = 10.0
 _REQUEST_WAIT = 2.0
+_STANDARD_ERROR = 2
 
 _HELLO = {
     "id": "hello",
@@ -207,4 +209,6 @@ Ctrl-C stops the services; running jobs go on.
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    # Whoever listened may be gone, or the disk under a log full: no reason to stop everything.
+    with suppress(OSError):
+        os.write(_STANDARD_ERROR, f"{text}\n".encode())

@@ -371,3 +371,22 @@ def test_without_the_first_key_it_comes_up_as_well(up: Up, what: str) -> None:
     assert up.stop() == 0
 
     up.start()  # which waits for its welcome
+
+
+def test_it_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    up = Up(tmp_path / "data", free_port())
+    where = ["--data-dir", str(up.home), "--port", str(up.port)]
+    command = [sys.executable, "-m", "services.cli", "up", *where]
+    up.process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    up.output.touch()
+    try:
+        assert up.process.stderr is not None
+        eventually(lambda: b"is up" in up.process.stderr.readline(), "it is up")
+        up.process.stderr.close()
+
+        killed = up.pid("scheduler")
+        os.kill(killed, signal.SIGKILL)  # of which it tells
+        eventually(lambda: up.pid("scheduler") not in (0, killed), "the scheduler is back")
+        assert up.answers()
+    finally:
+        assert up.stop() == 0
