@@ -12,7 +12,6 @@ import io
 import json
 import os
 import tarfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,8 +37,9 @@ _PART = 256 * 1024
 _WINDOW = 8 * 1024 * 1024
 _SILENCE = 30.0
 _LEVEL = 3
-_NAME_TAKEN = 10130
-_RETRY = 0.2
+_NAME_IN_USE = 10130
+# So often, every so many seconds, a restore makes way that was interrupted before.
+_TRIES, _RETRY = 150, 0.2
 
 Progress = Callable[[str, int], None]
 """Called with (what is copied, bytes so far)."""
@@ -47,6 +47,10 @@ Progress = Callable[[str, int], None]
 
 class BackupUnusable(LedgerError):
     """The file is no whole backup, or does not belong here."""
+
+
+class _NameTaken(LedgerUnavailable):
+    """Another restore has the stream's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +131,11 @@ async def restore(
         await _check_empty(ledger)
     for name in (*STREAMS, SNAPSHOTS):
         if await _exists(ledger, name):
-            reading.checked(await ledger.api(f"STREAM.DELETE.{name}", within=_SILENCE))
+            await _delete(ledger, name)
     # The facts last: whoever starts services after an interruption finds no ledger, and not one
     # whose logs and files are gone.
     for name in reversed(STREAMS):
-        await _restore_stream(ledger, name, file, manifest.streams[name], replicas, progress)
+        await _restore_anew(ledger, name, file, manifest.streams[name], replicas, progress)
     await ensure_streams(ledger, replicas=replicas)
     return manifest
 
@@ -190,13 +194,34 @@ async def _sent(
             ledger.publish(reply.decode(), b"")
 
 
+async def _restore_anew(
+    ledger: "Ledger", name: str, file: Path, described: Json, replicas: int, progress: Progress
+) -> None:
+    """Restore a stream, in the place of what an interrupted restore may yet bring about.
+
+    The server keeps a stream's name for that one until it gives it up, or even ends it by itself,
+    if all of it had come. Bytes without facts may go then; facts may be somebody's.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            await _restore_stream(ledger, name, file, described, replicas, progress)
+            return
+        except _NameTaken:
+            there = await _exists(ledger, name)
+            if not left or (there and name == LEDGER):
+                raise
+            if there:
+                await _delete(ledger, name)
+            await asyncio.sleep(_RETRY)
+
+
 async def _restore_stream(
     ledger: "Ledger", name: str, file: Path, described: Json, replicas: int, progress: Progress
 ) -> None:
     config = described["config"] | {"num_replicas": replicas}
     body = {"config": config, "state": described["state"]}
-    answer = await _opened(ledger, name, body)
-    subject = reading.checked(answer)["deliver_subject"]
+    answer = _taken(await ledger.api(f"STREAM.RESTORE.{name}", body, within=_SILENCE))
+    subject = answer["deliver_subject"]
     size = 0
     members = _members(file)
     while (member := await asyncio.to_thread(next, members, None)) is not None:
@@ -204,28 +229,25 @@ async def _restore_stream(
         if stream == name and part.isdigit():
             reply = await ledger.request(subject, member[1], within=_SILENCE)
             if reply.data:
-                reading.checked(json.loads(reply.data))
+                _taken(json.loads(reply.data))
             size += len(member[1])
             progress(name, size)
     reply = await ledger.request(subject, b"", within=_SILENCE * 4)
-    state = reading.checked(json.loads(reply.data))["state"]
+    state = _taken(json.loads(reply.data))["state"]
     wanted = described["state"]
     if any(state[key] != wanted[key] for key in ("messages", "last_seq")):
         raise LedgerUnavailable(f"NATS restored {name} otherwise than it was.")
 
 
-async def _opened(ledger: "Ledger", name: str, body: Json) -> Json:
-    """The answer of a server that takes the stream's parts now.
+def _taken(answer: Json) -> Json:
+    """An answer of the server to a restore; _NameTaken, LedgerUnavailable if it is an error."""
+    if answer.get("error", {}).get("err_code") == _NAME_IN_USE:
+        raise _NameTaken("NATS still holds the stream for a restore that was interrupted.")
+    return reading.checked(answer)
 
-    A restore that was cut off keeps the name until the server gives it up.
-    """
-    deadline = time.monotonic() + _SILENCE
-    while True:
-        answer = await ledger.api(f"STREAM.RESTORE.{name}", body, within=_SILENCE)
-        taken = answer.get("error", {}).get("err_code") == _NAME_TAKEN
-        if not taken or time.monotonic() > deadline or await _exists(ledger, name):
-            return answer
-        await asyncio.sleep(_RETRY)
+
+async def _delete(ledger: "Ledger", name: str) -> None:
+    reading.checked(await ledger.api(f"STREAM.DELETE.{name}", within=_SILENCE))
 
 
 async def _exists(ledger: "Ledger", name: str) -> bool:
@@ -233,13 +255,13 @@ async def _exists(ledger: "Ledger", name: str) -> bool:
 
 
 async def _check_empty(ledger: "Ledger") -> None:
-    for name in STREAMS:
-        info = await ledger.api(f"STREAM.INFO.{name}")
-        if "error" not in info and info["state"]["last_seq"]:
-            raise BackupUnusable(
-                f"The ledger is not empty ({name} holds {info['state']['messages']} messages): "
-                "--force replaces it."
-            )
+    """BackupUnusable if there are facts; bytes without facts are what an interruption left."""
+    info = await ledger.api(f"STREAM.INFO.{LEDGER}")
+    if "error" not in info and info["state"]["last_seq"]:
+        raise BackupUnusable(
+            f"The ledger is not empty: it holds {info['state']['messages']} facts. "
+            "--force replaces it."
+        )
 
 
 # --- the file ------------------------------------------------------------------------------------
