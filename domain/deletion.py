@@ -11,7 +11,7 @@ from domain import facts as f
 from domain.audit import RawFact, fact_hash
 from domain.errors import job_rule
 from domain.facts import Actor, Json
-from domain.subjects import is_out_of_place
+from domain.subjects import standing
 
 # A JobDeleted names at most this many facts; a job that has more gets several.
 MOST_NAMED = 10_000
@@ -104,10 +104,9 @@ def facts_of(event: str, job: str, raws: Iterable[RawFact]) -> JobFacts:
 def readable(raw: RawFact) -> f.Fact | None:
     """The fact in these bytes, if it is one and stands where it may."""
     try:
-        fact = f.decode(raw.data)
+        return standing(raw.subject, raw.data)
     except f.UnreadableFact:
         return None
-    return None if is_out_of_place(raw.subject, fact) else fact
 
 
 def decide_delete_job(

@@ -42,13 +42,21 @@ def report_subject(server: str) -> str:
     return f"{_REPORTS}{server}"
 
 
-def is_out_of_place(subject: str, fact: f.Fact) -> bool:
-    """Whether a runner wrote what is not its to say, which counts for nothing.
+def standing(subject: str, data: bytes) -> f.Fact | None:
+    """The fact that stands on this subject; None for a runner's that counts for nothing.
 
-    NATS bounds the subject on which a runner writes, and knows nothing of what it writes there. All
-    other writers are services of ours.
+    NATS bounds the subject on which a runner writes, and knows nothing of what it writes there:
+    what is not its to say, or no fact at all, must neither be believed nor stop anybody. All other
+    writers are services of ours. Raises UnreadableFact where they wrote what this release does not
+    know.
     """
-    return subject.startswith(_REPORTS) and subject_of(fact) != subject
+    if not subject.startswith(_REPORTS):
+        return f.decode(data)
+    try:
+        fact = f.decode(data)
+    except f.UnreadableFact:
+        return None
+    return fact if subject_of(fact) == subject else None
 
 
 def subject_of(fact: f.Fact) -> str:

@@ -116,8 +116,8 @@ async def replay_to(
     from collections import Counter
     from contextlib import aclosing
 
-    from domain.facts import JobDeleted, Recorded, decode
-    from domain.subjects import is_out_of_place
+    from domain.facts import JobDeleted, Recorded
+    from domain.subjects import standing
     from projections.final_jobs import FinalJobs
     from services.ledger.raw import read_raw
 
@@ -129,9 +129,9 @@ async def replay_to(
             for raw in batch:
                 if until is not None and raw.at > until:
                     break
-                fact = decode(raw.data)
+                fact = standing(raw.subject, raw.data)
                 moment.sequence, moment.at = raw.sequence, raw.at
-                if is_out_of_place(raw.subject, fact):
+                if fact is None:
                     continue
                 kinds[fact.kind] += 1
                 final = fold.apply(Recorded(raw.sequence, raw.subject, fact))

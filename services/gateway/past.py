@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from domain import facts as f
 from domain.audit import RawFact
 from domain.errors import BadRequest
-from domain.facts import Json, Recorded, decode
-from domain.subjects import is_out_of_place
+from domain.facts import Json, Recorded
+from domain.subjects import standing
 from projections.active_jobs import ActiveJobs
 from projections.definitions import Definitions
 from projections.final_record import changed
@@ -70,8 +70,8 @@ class Past:
         for raw in facts:
             if until.at is not None and raw.at > until.at:
                 return True
-            fact = decode(raw.data)
-            if not is_out_of_place(raw.subject, fact):
+            fact = standing(raw.subject, raw.data)
+            if fact is not None:
                 self._apply(Recorded(raw.sequence, raw.subject, fact))
         return False
 

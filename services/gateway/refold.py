@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from domain.facts import Recorded, decode
-from domain.subjects import is_out_of_place
+from domain.facts import Recorded
+from domain.subjects import standing
 from projections.final_jobs import FinalJobs
 from projections.final_record import FinalRecord, final_record
 from projections.history import History
@@ -75,9 +75,10 @@ async def refold(
         async for batch in read_raw(ledger, after=0, upto=upto):
             rows: list[tuple[Recorded, FinalRecord | None]] = []
             for raw in batch:
-                recorded = Recorded(raw.sequence, raw.subject, decode(raw.data))
-                if is_out_of_place(raw.subject, recorded.fact):
+                fact = standing(raw.subject, raw.data)
+                if fact is None:
                     continue
+                recorded = Recorded(raw.sequence, raw.subject, fact)
                 final = jobs.apply(recorded)
                 rows.append((recorded, final_record(final["id"], final) if final else None))
             await asyncio.to_thread(history.apply_batch, rows)

@@ -511,7 +511,7 @@ async def test_the_first_password_is_set_at_the_terminal(
     assert (await browser.app("get_api_keys"))["code"] == 0
 
 
-async def test_a_runner_makes_nobody_an_administrator(
+async def test_a_runner_neither_makes_an_administrator_nor_stops_anybody(
     api: Api, nats_server: EmbeddedNats, tmp_path: Path
 ) -> None:
     """NATS lets it write anything as its report; what is none counts for nothing, for all."""
@@ -525,8 +525,8 @@ async def test_a_runner_makes_nobody_an_administrator(
 
     runner = signer.login("runner", "west1").url(nats_server.setup.address)
     async with Ledger.open(runner, name="runner-west1") as ledger:
-        for fact in (forged, other):
-            stored = await ledger.request("facts.report.west1", encode(fact))
+        for written in (encode(forged), encode(other), b'{"kind":"NoSuchThing","v":9}', b"what?"):
+            stored = await ledger.request("facts.report.west1", written)
             assert await api.gateway.reached(json.loads(stored.data)["seq"])
 
     assert "mallory" not in api.gateway.views.access.users
