@@ -269,9 +269,22 @@ def _take_push(news: JobNews, name: str, value: Any) -> list[str]:
             files = news.fields.setdefault("files", [])
             warnings += _append(files, "files", value[key], MAX_FILES)
         elif value.get(key):
+            entries, refusals = _permitted(news, value[key])
             pushed = news.fields.setdefault("push", {}).setdefault(key, [])
-            warnings += _append(pushed, f"push.{key}", value[key], MAX_PUSHED)
+            warnings += refusals + _append(pushed, f"push.{key}", entries, MAX_PUSHED)
     return warnings
+
+
+def _permitted(news: JobNews, entries: list[Any]) -> tuple[list[Any], list[str]]:
+    """What may be pushed, and why the rest may not.
+
+    An action reaches the job's own event no further than `update_event` and `delete_event` do.
+    """
+    barred = {"delete"} if news.may_update_event else {"delete", "disable"}
+    kinds = [entry.get("type") if isinstance(entry, dict) else None for entry in entries]
+    refused = [kind for kind in kinds if isinstance(kind, str) and kind in barred]
+    kept = [entry for entry, kind in zip(entries, kinds, strict=True) if kind not in refused]
+    return kept, [f"A pushed action is refused: a job cannot {kind} its event" for kind in refused]
 
 
 def _push_problem(value: Any) -> str | None:

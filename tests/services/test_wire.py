@@ -403,6 +403,16 @@ def test_update_event_needs_leave_and_is_limited_to_some_keys() -> None:
     assert "may not change targets" in warnings[0]
 
 
+def test_pushed_actions_reach_the_event_no_further_than_messages_do() -> None:
+    actions = [{"type": kind, "condition": "complete"} for kind in ("delete", "disable", "tag")]
+    message = {"xy": 1, "push": {"actions": actions}}
+    refused, warnings = folded(message)
+    assert refused.fields == {"push": {"actions": actions[2:]}}
+    assert ["delete" in warnings[0], "disable" in warnings[1]] == [True, True]
+    news, _ = folded(message, may_update_event=True)
+    assert news.fields == {"push": {"actions": actions[1:]}}
+
+
 @pytest.mark.parametrize(
     ("push", "problem"),
     [
